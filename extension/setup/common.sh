@@ -1,0 +1,63 @@
+# shellcheck shell=bash
+# Sourced by the set-up scripts: where the checkout and the server are, and how to speak.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd -P)
+# Settings of another server, or of the make that called, must not reach the tools used here.
+unset PGHOST PGHOSTADDR PGPORT PGUSER PGDATABASE PGPASSWORD PGSERVICE PGOPTIONS PGDATA PGSSLMODE
+unset MAKEFLAGS MFLAGS MAKELEVEL CDPATH
+
+say() { printf '==> %s\n' "$*" >&2; }
+fail() { printf '%s\n' "error: $1" "${@:2}" >&2; exit 1; }
+
+# need_root COMMAND...: sudo asks for its password here, before the output goes to a log.
+need_root() {
+    [ "$(id -u)" = 0 ] || sudo true \
+        || fail "this needs root, and sudo is missing or refuses" "Run as root: $*"
+}
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# logged NAME COMMAND...: quiet when all is well; the end of build/log/NAME.log when not.
+logged() {
+    local log="$root/build/log/$1.log"
+    shift
+    mkdir -p "$root/build/log"
+    if ! "$@" >> "$log" 2>&1 < /dev/null; then
+        tail -n 15 "$log" >&2
+        printf 'The whole log: %s\n' "$log" >&2
+        return 1
+    fi
+}
+
+apt_updated=
+# apt_install PACKAGE...: from the machine's own package sources.
+apt_install() {
+    if ! command -v apt-get > /dev/null; then
+        fail "cannot install $*: this machine has no apt-get" \
+            "Install by hand what these Debian packages hold, then run make again."
+    fi
+    need_root apt-get install "$@"
+    [ "$apt_updated" ] || logged apt as_root apt-get update || say "apt-get update failed: going on"
+    apt_updated=yes
+    logged apt as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install --yes --no-install-recommends "$@" \
+        || fail "apt could not install: $*"
+}
+
+# The server's pg_config: what PG_CONFIG says, or the newest server that is installed.
+# Sets bindir, sharedir and major for the script that sources this.
+# shellcheck disable=SC2034
+find_pg_config() {
+    PG_CONFIG=${PG_CONFIG:-$("$root/extension/setup/pg_config")}
+    [ "$PG_CONFIG" ] || return 1
+    command -v "$PG_CONFIG" > /dev/null || return 1
+    bindir=$("$PG_CONFIG" --bindir)
+    sharedir=$("$PG_CONFIG" --sharedir)
+    [ -x "$bindir/postgres" ] || return 1
+    major=$("$bindir/postgres" --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+    export PG_CONFIG
+}
+
+need_server() {
+    find_pg_config || fail "no PostgreSQL server found${PG_CONFIG:+ by $PG_CONFIG}" \
+        "Install one with: make packages"
+}

@@ -1,0 +1,76 @@
+-- Text to tokens: split into words, encode each distinct word once, put them back in order.
+-- Source: encode() in openai/gpt-2, src/encoder.py. <|endoftext|> in a text is ordinary text.
+
+
+CREATE FUNCTION gpt2_tokenize(prompt text, model text DEFAULT NULL)
+RETURNS int[]
+LANGUAGE sql STABLE PARALLEL SAFE
+SET jit = off
+BEGIN ATOMIC
+    WITH vocabulary AS MATERIALIZED (
+        SELECT * FROM gpt2._vocabulary(gpt2_tokenize.model)
+    ), word AS MATERIALIZED (
+        SELECT w.n, convert_to(w.match[1], 'UTF8') AS bytes
+        FROM regexp_matches(prompt COLLATE "C", gpt2._split_pattern(), 'g')
+            WITH ORDINALITY AS w (match, n)
+    ), whole AS MATERIALIZED (
+        -- distinct words, with the token of those that are one
+        SELECT w.bytes, t.token
+        FROM (SELECT DISTINCT word.bytes FROM word) AS w
+        CROSS JOIN vocabulary AS v
+        LEFT JOIN gpt2.token AS t
+            ON t.tokenizer = v.tokenizer AND t.bytes = w.bytes AND t.mergeable
+           AND t.token < v.n_token
+    ), encoded AS (
+        SELECT bytes, ARRAY[token] AS tokens FROM whole WHERE token IS NOT NULL
+        UNION ALL
+        -- the others, merged to the end
+        (SELECT DISTINCT ON (b.word) b.word, gpt2._symbols_to_tokens(b.symbols)
+         FROM vocabulary AS v
+         CROSS JOIN (SELECT array_agg(bytes) FROM whole WHERE token IS NULL) AS o (words)
+         CROSS JOIN LATERAL gpt2._bpe(o.words, v.tokenizer, v.n_token) AS b
+         ORDER BY b.word, b.step DESC)
+    )
+    SELECT CASE
+        WHEN prompt IS NOT NULL THEN ARRAY(
+            SELECT t.token
+            -- Each word is encoded and the other way round. FULL says so to the planner, which
+            -- expects ten words and would loop over a million: it cannot do a FULL JOIN so.
+            FROM word AS w
+            FULL JOIN encoded AS e ON e.bytes = w.bytes
+            CROSS JOIN LATERAL unnest(e.tokens) WITH ORDINALITY AS t (token, n)
+            ORDER BY w.n, t.n)
+    END;
+END;
+COMMENT ON FUNCTION gpt2_tokenize(text, text) IS
+    'token ids of a text, exactly GPT-2''s; NULL for NULL';
+
+
+CREATE FUNCTION gpt2_tokens(prompt text, model text DEFAULT NULL)
+RETURNS TABLE ("position" int, token int, piece text)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
+BEGIN ATOMIC
+    SELECT t.n::int - 1, t.token, gpt2_detokenize(ARRAY[t.token], model)
+    FROM unnest(gpt2_tokenize(prompt, model)) WITH ORDINALITY AS t (token, n);
+END;
+COMMENT ON FUNCTION gpt2_tokens(text, text) IS
+    'tokens of a text, a row each: position from 0, id, and the text it stands for';
+
+
+CREATE FUNCTION gpt2_bpe(word text, model text DEFAULT NULL)
+RETURNS TABLE (step int, token int, merged text, pieces text[])
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
+BEGIN ATOMIC
+    SELECT b.step, b.token, gpt2._utf8(t.bytes), p.pieces
+    FROM gpt2._vocabulary(model) AS v
+    CROSS JOIN LATERAL gpt2._bpe(ARRAY[convert_to(word, 'UTF8')], v.tokenizer, v.n_token) AS b
+    JOIN gpt2.token AS t ON t.tokenizer = v.tokenizer AND t.token = b.token
+    CROSS JOIN LATERAL (
+        SELECT array_agg(gpt2._utf8(x.bytes) ORDER BY s.n)
+        FROM unnest(gpt2._symbols_to_tokens(b.symbols)) WITH ORDINALITY AS s (token, n)
+        JOIN gpt2.token AS x ON x.tokenizer = v.tokenizer AND x.token = s.token
+    ) AS p (pieces)
+    ORDER BY b.step;
+END;
+COMMENT ON FUNCTION gpt2_bpe(text, text) IS
+    'byte-pair encoding of one word, a row a merge: the token made, and the pieces after it';

