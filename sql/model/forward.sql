@@ -1,0 +1,130 @@
+-- The model: embeddings, the blocks, one more layer norm; the output projection turns a position
+-- into a logit for every token.  tokens [n_seq] -> [n_seq, n_embd] -> [n_seq, n_vocab]
+-- Source: model() in openai/gpt-2, src/model.py. A reader can walk it by hand: gpt2_embeddings, then
+-- gpt2_block for block 0, 1, ..., is gpt2_forward but for ln_f.
+
+
+CREATE FUNCTION gpt2._check_tokens(tokens int[], m gpt2.model)
+RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT gpt2._assert(coalesce(cardinality(tokens), 0) > 0, 'invalid_parameter_value',
+               'the list of tokens is empty', 'A forward pass needs at least one position.')
+       AND gpt2._assert(cardinality(tokens) <= (m).n_ctx, 'program_limit_exceeded',
+               format('%s tokens are too long for model "%s"', cardinality(tokens), (m).name),
+               format('Its context is %s tokens.', (m).n_ctx))
+       AND gpt2._assert(bad.token IS NULL, 'invalid_parameter_value',
+               format('token %s is not in the vocabulary of model "%s"', bad.token, (m).name),
+               format('Tokens are 0 to %s.', (m).n_vocab - 1))
+    FROM (
+        SELECT (array_agg(coalesce(t.token::text, 'NULL') ORDER BY t.n))[1]
+        FROM unnest(tokens) WITH ORDINALITY AS t (token, n)
+        WHERE t.token IS NULL OR t.token NOT BETWEEN 0 AND (m).n_vocab - 1
+    ) AS bad (token);
+END;
+COMMENT ON FUNCTION gpt2._check_tokens(int[], gpt2.model) IS
+    'true, or an error where the model cannot read the tokens';
+
+
+CREATE FUNCTION gpt2._embeddings(tokens int[], m gpt2.model)
+RETURNS vector[]
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(wte.weight + wpe.weight ORDER BY t.n)
+    FROM unnest(tokens) WITH ORDINALITY AS t (token, n)
+    JOIN gpt2.wte AS wte ON wte.model = (m).model AND wte.token = t.token
+    JOIN gpt2.wpe AS wpe ON wpe.model = (m).model AND wpe."position" = t.n - 1;
+END;
+COMMENT ON FUNCTION gpt2._embeddings(int[], gpt2.model) IS
+    'what the first block reads: the token''s embedding plus the position''s';
+
+
+CREATE FUNCTION gpt2._logits(y vector, m gpt2.model)
+RETURNS TABLE (token int, logit float8)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 50000
+BEGIN ATOMIC
+    -- one of the two has rows; ids that only pad the vocabulary are left out
+    SELECT w.token, -(w.weight <#> y)
+    FROM gpt2.wte AS w
+    WHERE (m).tie_word_embeddings AND w.model = (m).model
+      AND (w.token < (m).n_token OR w.token = (m).eos_token)
+    UNION ALL
+    SELECT w.token, -(w.weight <#> y)
+    FROM gpt2.lm_head AS w
+    WHERE NOT (m).tie_word_embeddings AND w.model = (m).model
+      AND (w.token < (m).n_token OR w.token = (m).eos_token);
+END;
+COMMENT ON FUNCTION gpt2._logits(vector, gpt2.model) IS
+    'logit of every token after a position: the inner product with its (output) embedding';
+
+
+CREATE FUNCTION gpt2_embeddings(tokens int[], model text DEFAULT NULL)
+RETURNS vector[]
+LANGUAGE sql STABLE PARALLEL SAFE
+SET jit = off
+SET enable_bitmapscan = off
+BEGIN ATOMIC
+    SELECT CASE WHEN tokens IS NOT NULL AND gpt2._check_tokens(tokens, m.m)
+                THEN gpt2._embeddings(tokens, m.m) END
+    FROM (SELECT gpt2._model(gpt2_embeddings.model) AS m OFFSET 0) AS m;
+END;
+COMMENT ON FUNCTION gpt2_embeddings(int[], text) IS
+    'what the first block reads, [n_seq, n_embd]: token embedding plus position embedding';
+
+
+CREATE FUNCTION gpt2_block(x vector[], block int, model text DEFAULT NULL)
+RETURNS vector[]
+LANGUAGE sql STABLE PARALLEL SAFE
+SET jit = off
+SET enable_bitmapscan = off
+BEGIN ATOMIC
+    SELECT CASE WHEN x IS NOT NULL
+        AND gpt2._assert(block BETWEEN 0 AND (m.m).n_layer - 1, 'invalid_parameter_value',
+            format('block %s does not exist in model "%s"', coalesce(block::text, 'NULL'),
+                   (m.m).name),
+            format('Its blocks are 0 to %s.', (m.m).n_layer - 1))
+        AND gpt2._assert(cardinality(x) > 0, 'invalid_parameter_value',
+            'the list of activations is empty', 'A block needs at least one position.')
+        AND gpt2._assert(cardinality(x) <= (m.m).n_ctx, 'program_limit_exceeded',
+            format('%s positions are too long for model "%s"', cardinality(x), (m.m).name),
+            format('Its context is %s tokens.', (m.m).n_ctx))
+        AND gpt2._assert(
+            (SELECT bool_and(coalesce(vector_dims(v.x) = (m.m).n_embd, false))
+             FROM unnest(x) AS v (x)),
+            'invalid_parameter_value',
+            format('the activations do not fit model "%s"', (m.m).name),
+            format('Each must be a vector of width %s.', (m.m).n_embd))
+        THEN gpt2._block(x, m.m, block) END
+    FROM (SELECT gpt2._model(gpt2_block.model) AS m OFFSET 0) AS m;
+END;
+COMMENT ON FUNCTION gpt2_block(vector[], int, text) IS
+    'one transformer block, counted from 0: [n_seq, n_embd] -> [n_seq, n_embd]';
+
+
+CREATE FUNCTION gpt2_forward(tokens int[], model text DEFAULT NULL)
+RETURNS vector[]
+LANGUAGE sql STABLE PARALLEL SAFE
+SET jit = off
+SET enable_bitmapscan = off
+BEGIN ATOMIC
+    WITH RECURSIVE m AS MATERIALIZED (
+        SELECT c.m
+        FROM (SELECT gpt2._model(gpt2_forward.model) AS m OFFSET 0) AS c
+        WHERE tokens IS NOT NULL AND gpt2._check_tokens(tokens, c.m)
+    ), block AS (
+        SELECT 0 AS block, gpt2._embeddings(tokens, m.m) AS x FROM m
+    UNION ALL
+        SELECT b.block + 1, gpt2._block(b.x, m.m, b.block)
+        FROM block AS b, m
+        WHERE b.block < (m.m).n_layer
+    )
+    SELECT array_agg(n.y ORDER BY p.n)
+    FROM m
+    JOIN block AS b ON b.block = (m.m).n_layer
+    CROSS JOIN LATERAL unnest(b.x) WITH ORDINALITY AS p (x, n)
+    JOIN gpt2.layer_norm AS w
+        ON w.model = (m.m).model AND w.block = b.block AND w.layer = 'ln_f'
+    CROSS JOIN LATERAL gpt2._layer_norm(p.x, w.weight, w.bias, (m.m).layer_norm_epsilon) AS n;
+END;
+COMMENT ON FUNCTION gpt2_forward(int[], text) IS
+    'activations after ln_f, [n_seq, n_embd]; their inner products with wte are the logits';

@@ -1,0 +1,67 @@
+-- Multi-layer perceptron: two linear layers with a smooth step between them. In GPT-2 it holds two
+-- thirds of a block's weights.  [n_embd] -> [n_inner] -> [n_embd]
+-- Source: mlp() and gelu() in openai/gpt-2, src/model.py; Hendrycks, Gimpel 2016 (arXiv:1606.08415).
+
+
+-- erf() came with PostgreSQL 16. Only models whose activation is the exact 'gelu' need it.
+DO $$
+BEGIN
+    IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN
+        CREATE FUNCTION gpt2._erf(x float8) RETURNS float8
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE
+        AS 'SELECT pg_catalog.erf(x)';
+    ELSE
+        CREATE FUNCTION gpt2._erf(x float8) RETURNS float8
+        LANGUAGE sql VOLATILE PARALLEL SAFE
+        AS $body$
+            SELECT gpt2._raise(x, 'feature_not_supported',
+                'activation function "gelu" needs erf(), which this server does not have',
+                pg_catalog.format('This is PostgreSQL %s, erf() came with 16.',
+                                  pg_catalog.current_setting('server_version')))
+        $body$;
+    END IF;
+END;
+$$;
+COMMENT ON FUNCTION gpt2._erf(float8) IS 'error function, where the server has it';
+
+
+CREATE FUNCTION gpt2._gelu(x float8, activation_function text)
+RETURNS float8
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE activation_function
+    WHEN 'gelu_new' THEN 0.5 * x * (1 + tanh(sqrt(2 / pi()) * (x + 0.044715 * x * x * x)))
+    WHEN 'gelu' THEN 0.5 * x * (1 + gpt2._erf(x / sqrt(2::float8)))
+END;
+COMMENT ON FUNCTION gpt2._gelu(float8, text) IS
+    'Gaussian error linear unit: gelu_new is the tanh approximation, gelu the exact one';
+
+
+CREATE FUNCTION gpt2._mlp(x vector, m gpt2.model, block int)
+RETURNS TABLE (y vector)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT sum(o.y)
+    FROM (
+        -- [n_inner]
+        SELECT ARRAY(
+            SELECT gpt2._gelu(h.x, (_mlp.m).activation_function)
+            FROM (
+                SELECT w.bias - (w.weight <#> _mlp.x) AS x
+                FROM gpt2.linear AS w
+                WHERE w.model = (_mlp.m).model AND w.block = _mlp.block AND w.layer = 'mlp.c_fc'
+                  AND w.slice = 0
+                ORDER BY w.unit
+                OFFSET 0
+            ) AS h
+        )::vector AS x
+        OFFSET 0
+    ) AS hidden
+    CROSS JOIN LATERAL generate_series(0, ((_mlp.m).n_inner - 1) / (_mlp.m).n_embd) AS slice
+    -- [n_embd], from n_embd of the hidden activations at a time
+    CROSS JOIN LATERAL gpt2._linear(
+        subvector(hidden.x, slice * (_mlp.m).n_embd + 1, (_mlp.m).n_embd),
+        (_mlp.m).model, _mlp.block, 'mlp.c_proj', slice) AS o
+    OFFSET 0;
+END;
+COMMENT ON FUNCTION gpt2._mlp(vector, gpt2.model, int) IS
+    'c_proj(gelu(c_fc(x))) of one position';
