@@ -16,14 +16,14 @@ need_root() {
 }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
-# logged NAME COMMAND...: quiet when all is well; the end of build/log/NAME.log when not.
+# logged NAME COMMAND...: quiet when all is well, else the end of what it said (build/log/NAME.log).
 logged() {
     local log="$root/build/log/$1.log"
     shift
     mkdir -p "$root/build/log"
-    if ! "$@" >> "$log" 2>&1 < /dev/null; then
+    if ! "$@" > "$log" 2>&1 < /dev/null; then
         tail -n 15 "$log" >&2
-        printf 'The whole log: %s\n' "$log" >&2
+        printf 'All of it: %s\n' "$log" >&2
         return 1
     fi
 }

@@ -1,0 +1,139 @@
+# Everything goes through make. It must parse on a machine without PostgreSQL: PGXS is included
+# only where it exists, and `make packages` brings it. Paths stay relative, so that a checkout in
+# a folder with spaces works.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+SETUP := extension/setup
+
+# PG_CONFIG chooses the server; the default is the newest that is installed.
+ifeq ($(strip $(PG_CONFIG)),)
+PG_CONFIG := $(shell $(SETUP)/pg_config)
+endif
+export PG_CONFIG
+
+# Which PyTorch the oracle tests get. A range may bring a CUDA build of several gigabytes.
+TORCH ?= torch==2.13.0
+export TORCH
+
+# Which Python the virtual environment is made from, python3 by default. PGXS has a PYTHON too.
+ifdef PYTHON
+override PYTHON := $(PYTHON)
+export PYTHON
+endif
+
+##@ See it work
+.PHONY: help demo psql load need-model
+help:  ## this table
+	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@printf '\n  PG_CONFIG=/path/to/pg_config chooses the server (now: %s)\n' \
+		"$${PG_CONFIG:-none installed}"
+
+demo: extensions  ## set up what is missing, complete a text with the bundled model
+	@$(SETUP)/database demo
+
+psql: extensions  ## open psql on the demo database
+	@$(SETUP)/database
+	@$(SETUP)/cluster psql
+
+load: need-model extensions  ## load a model: MODEL=<directory or Hugging Face hub id>
+	@$(SETUP)/database
+	@dsn=$$($(SETUP)/cluster dsn) && build/venv/bin/gpt2-loader load "$$MODEL" --dsn "$$dsn"
+export MODEL
+
+need-model:
+	@: "$${MODEL:?is missing: make load MODEL=<directory or Hugging Face hub id>}"
+
+##@ Test
+WITH_SERVER = settings=$$($(SETUP)/cluster env) && eval "$$settings" &&
+.PHONY: test test-oracle
+test: extensions  ## set up what is missing, run every test
+	@$(WITH_SERVER) { $(MAKE) installcheck || ! cat build/regress/regression.diffs; }
+	@$(WITH_SERVER) build/venv/bin/python -m pytest $(PYTEST_ARGS)
+
+test-oracle: extensions  ## compare live with PyTorch and transformers (installs them)
+	@$(SETUP)/python oracle
+	@$(WITH_SERVER) build/venv/bin/python -m pytest -m oracle $(PYTEST_ARGS)
+
+##@ The private server
+.PHONY: server dsn stop
+server: packages  ## start it
+	@$(SETUP)/cluster start
+
+dsn:  ## print its connection URI (starts it if need be)
+	@$(SETUP)/cluster dsn
+
+stop:  ## stop it
+	@$(SETUP)/cluster stop
+
+##@ The steps of the set-up
+.PHONY: packages python pgvector extensions
+packages:  ## PostgreSQL, its headers, PL/Python, numpy, venv: by apt, what is missing
+	@$(SETUP)/packages
+
+python: packages  ## a virtual environment in build/venv, with the loader in it
+	@$(SETUP)/python test
+
+pgvector: packages python  ## the package, or PGXN's, or built from Debian's source
+	@$(SETUP)/pgvector
+
+extensions: packages python pgvector build  ## build and install gpt2 and gpt2_plpython3u
+	@$(SETUP)/install
+
+##@ As with any extension
+.PHONY: all build clean-build
+EXTVERSION := $(shell awk -F '"' '$$2 == "version" { print $$4; exit }' META.json)
+EXTENSION = build/gpt2 build/gpt2_plpython3u
+DATA_built = $(EXTENSION:=--$(EXTVERSION).sql)
+DATA = $(wildcard extension/*--*--*.sql)
+SOURCES := META.json extension/build $(shell find extension sql plpython loader/gpt2_loader \
+	-name '*.sql' -o -name '*.py' -o -name '*.bpe' -o -name '*.manifest' 2> /dev/null)
+REGRESS := $(patsubst tests/sql/%.sql,%,$(sort $(wildcard tests/sql/*.sql)))
+REGRESS_OPTS = --inputdir=tests --outputdir=build/regress \
+	--load-extension=vector --load-extension=gpt2
+REGRESS_PREP = build/regress
+
+all: build
+build: $(EXTENSION:=.control) $(DATA_built) build/gpt2.sql  ## make the scripts in build/
+install:  ## into the server of PG_CONFIG
+uninstall:  ## from the server of PG_CONFIG
+installcheck:  ## run the SQL regression tests there
+clean: clean-build  ## stop the private server, remove its data and all that was built
+
+build/%.control: extension/%.control.in META.json
+	@mkdir -p build
+	@sed 's/@VERSION@/$(EXTVERSION)/' $< > $@
+
+build/%--$(EXTVERSION).sql: extension/%.manifest $(SOURCES)
+	@mkdir -p build
+	@printf '\\echo Use "CREATE EXTENSION $*" to load this file. \\quit\n' > $@.new
+	@extension/build $< >> $@.new
+	@mv $@.new $@
+
+# For servers where no extension files can be installed: the same in one plain script, without
+# what only an extension's script may say (the files in extension/).
+build/gpt2.sql: extension/gpt2.manifest $(SOURCES)
+	@mkdir -p build
+	@grep -v '^extension/' $< > build/gpt2.manifest
+	@(printf 'BEGIN;\n' && extension/build build/gpt2.manifest && printf '\nCOMMIT;\n') > $@.new
+	@mv $@.new $@
+
+build/regress:
+	@mkdir -p $@
+
+clean-build:
+	@$(SETUP)/cluster remove
+	@rm -rf build
+
+PGXS := $(shell "$(PG_CONFIG)" --pgxs 2> /dev/null)
+ifneq ($(wildcard $(PGXS)),)
+include $(PGXS)
+else
+.PHONY: install uninstall installcheck clean
+install uninstall installcheck:
+	@echo 'error: PostgreSQL is not installed, or its server headers (PGXS) are not' >&2
+	@echo 'Install them with: make packages' >&2
+	@false
+endif

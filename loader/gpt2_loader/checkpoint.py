@@ -1,0 +1,354 @@
+"""A model directory: config.json and safetensors files, checked against each other.
+
+What the extension does not compute as transformers does is refused here, by name. Defaults and
+synonyms are those of transformers' GPT2Config.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from gpt2_loader import files
+from gpt2_loader.errors import MALFORMED_FILE, NO_FILE, UNSUPPORTED, WRONG_DATA, LoadError
+from gpt2_loader.safetensors_header import ITEM_SIZE, read_header
+from gpt2_loader.vocabulary import END_OF_TEXT, OWN_N_TOKEN, read_vocabulary
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel")
+
+# transformers has several names for the two formulas
+ACTIVATIONS = {
+    "gelu_new": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "gelu_accurate": "gelu_new",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+}
+
+# Buffers of older checkpoints (the causal mask), and a head that language modelling does not use.
+IGNORED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|multiple_choice_head\..*")
+
+DTYPES = ("F32", "F16", "BF16")
+
+# A product of two float4 below about 1e-38 is an underflow, which pgvector raises as an error.
+# Weights this small are stored as 0: beside a weight of usual size, 0.01, they are some 1e-28,
+# and float4 resolves 1e-7.
+TINY = 1e-30
+
+
+class Config(NamedTuple):
+    """config.json, in the extension's names; the fields are columns of gpt2.model."""
+
+    n_vocab: int
+    n_ctx: int
+    n_embd: int
+    n_head: int
+    n_layer: int
+    n_inner: int
+    activation_function: str
+    layer_norm_epsilon: float
+    scale_attn_weights: bool
+    tie_word_embeddings: bool
+
+
+class Checkpoint:
+    """A model directory whose files were checked; no tensor was read yet.
+
+    config: a Config; vocabulary: a Vocabulary, or None for GPT-2's own; n_token, eos_token: as in
+    gpt2.model; tensors: {name without "transformer.": Tensor}; n_bytes: size of these tensors.
+
+    `read_tensor(tensor, start, stop)` gives rows start .. stop - 1 of a Tensor as an array of
+    floats: the client reads through the safetensors package, the server by itself. `progress` is
+    told the bytes of each read.
+    """
+
+    def __init__(self, directory, read_tensor, progress=lambda n_bytes: None):
+        os.listdir(directory)  # a directory that may not be read would look like an empty one
+        self._read_tensor = read_tensor
+        self._progress = progress
+        self.directory = directory
+        self.config, eos_token = read_config(directory)
+        self.tensors = _find_tensors(directory, self.config)
+        self.n_bytes = sum(tensor.end - tensor.start for tensor in self.tensors.values())
+        self.vocabulary = read_vocabulary(directory)
+        self.n_token, self.eos_token = _tokens(self.config.n_vocab, self.vocabulary, eos_token)
+
+    def sha256(self):
+        """Hash of the weight files, in the order of their names."""
+        return files.sha256(sorted({tensor.path for tensor in self.tensors.values()}))
+
+    def n_parameters(self):
+        """Number of weights and biases in use."""
+        return sum(
+            (tensor.end - tensor.start) // ITEM_SIZE[tensor.dtype]
+            for name, tensor in self.tensors.items()
+            if not (name == "lm_head.weight" and self.config.tie_word_embeddings)
+        )
+
+    def read(self, name, start=0, stop=None):
+        """Rows start .. stop - 1 of a tensor, all by default, as float32 [stop - start, ...]."""
+        tensor = self.tensors[name]
+        stop = tensor.shape[0] if stop is None else min(stop, tensor.shape[0])
+        array = np.array(self._read_tensor(tensor, start, stop), dtype=np.float32)
+        if not np.isfinite(array).all():
+            raise LoadError(
+                WRONG_DATA,
+                f'tensor "{tensor.name}" has a NaN or an infinity',
+                f'It is in file "{tensor.path}".',
+            )
+        array[np.abs(array) < TINY] = 0
+        self._progress((stop - start) * (tensor.end - tensor.start) // tensor.shape[0])
+        return array
+
+    def read_bias(self, name, n):
+        """A bias [n]; one that the checkpoint does not have is 0."""
+        return self.read(name) if name in self.tensors else np.zeros(n, dtype=np.float32)
+
+
+def read_config(directory):
+    """The Config of a model directory, and its eos_token_id or None."""
+    path = os.path.join(directory, "config.json")
+    if not os.path.isfile(path):
+        lora = files.has(directory, "adapter_config.json")
+        raise LoadError(
+            NO_FILE,
+            f'directory "{directory}" has no config.json',
+            "It holds an adapter, not a model." if lora
+            else "A model is a directory with config.json and model.safetensors.",
+            "Merge the adapter into its model and save that." if lora else None,
+        )  # fmt: skip
+    config = files.read_json(path)
+
+    def unsupported(what, supported=None):
+        return LoadError(
+            UNSUPPORTED, f"{what} is not supported", f'File "{path}" asks for it.', supported
+        )
+
+    def value(key, default, *synonyms):
+        for name in (key, *synonyms):
+            if config.get(name) is not None:
+                return config[name]
+        return default
+
+    def number(key, default, *synonyms, most=None):
+        n = value(key, default, *synonyms)
+        if type(n) is not int or n < 1:
+            raise LoadError(
+                WRONG_DATA, f"{key} is not a positive integer: {n!r}", f'File "{path}" has it.'
+            )
+        if most is not None and n > most:
+            raise unsupported(f"{key} {n}", f"The largest is {most}.")
+        return n
+
+    def flag(key, default):
+        on = value(key, default)
+        if not isinstance(on, bool):
+            raise LoadError(
+                WRONG_DATA, f"{key} is neither true nor false: {on!r}", f'File "{path}" has it.'
+            )
+        return on
+
+    architectures = config.get("architectures") or []
+    model_type = config.get("model_type", "gpt2" if architectures else None)
+    if model_type != "gpt2":
+        raise unsupported(f"model_type {_quote(model_type)}", "Only gpt2 is.")
+    if architectures and not any(name in ARCHITECTURES for name in architectures):
+        raise unsupported(
+            f"architecture {_quote(architectures[0])}", f"Supported are {', '.join(ARCHITECTURES)}."
+        )
+    if config.get("quantization_config"):
+        raise unsupported("a quantized checkpoint", "Save the model in float32 or float16.")
+    for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
+        if flag(key, False):
+            raise unsupported(key)
+    activation = value("activation_function", "gelu_new")
+    if activation not in ACTIVATIONS:
+        raise unsupported(
+            f"activation_function {_quote(activation)}", f"Supported are {', '.join(ACTIVATIONS)}."
+        )
+    epsilon = value("layer_norm_epsilon", 1e-5)
+    if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
+        raise LoadError(
+            WRONG_DATA,
+            f"layer_norm_epsilon is not between 0 and 1: {epsilon!r}",
+            f'File "{path}" has it.',
+        )
+
+    # Widths end where a row no longer fits a page, or pgvector's vector.
+    n_embd = number("n_embd", 768, "hidden_size", most=2000)
+    n_head = number("n_head", 12, "num_attention_heads")
+    if n_embd % n_head != 0:
+        raise LoadError(
+            WRONG_DATA,
+            f"n_embd {n_embd} is not a multiple of n_head {n_head}",
+            f'File "{path}" has them.',
+        )
+    # a list of several is possible; generation stops at the first
+    eos_token = config.get("eos_token_id")
+    if isinstance(eos_token, list):
+        eos_token = eos_token[0] if eos_token else None
+    return Config(
+        n_vocab=number("vocab_size", OWN_N_TOKEN),
+        n_ctx=number("n_positions", 1024, "max_position_embeddings", "n_ctx", most=16000),
+        n_embd=n_embd,
+        n_head=n_head,
+        n_layer=number("n_layer", 12, "num_hidden_layers"),
+        n_inner=number("n_inner", 4 * n_embd, most=16000),
+        activation_function=ACTIVATIONS[activation],
+        layer_norm_epsilon=float(epsilon),
+        scale_attn_weights=flag("scale_attn_weights", True),
+        tie_word_embeddings=flag("tie_word_embeddings", True),
+    ), eos_token
+
+
+def _tokens(n_vocab, vocabulary, eos_token):
+    """n_token and eos_token of a model with this many rows of wte and this vocabulary.
+
+    eos_token is config.json's, or None. A model with fewer ids than the vocabulary has tokens
+    uses the first n_vocab - 1 of them, and its last id is <|endoftext|>.
+    """
+    n_token = len(vocabulary.tokens) if vocabulary else OWN_N_TOKEN
+    valid = type(eos_token) is int and 0 <= eos_token < n_vocab
+    if n_vocab < n_token:
+        if vocabulary and eos_token != n_vocab - 1:
+            raise LoadError(
+                WRONG_DATA,
+                f"the vocabulary has {n_token} tokens, the model {n_vocab}",
+                "A model may use the first tokens of a vocabulary only where its last id is "
+                "eos_token_id.",
+                "Add the vocabulary that the model was trained with.",
+            )
+        return n_vocab - 1, n_vocab - 1
+    if valid:
+        return n_token, eos_token
+    if not vocabulary:
+        return n_token, OWN_N_TOKEN - 1
+    if END_OF_TEXT in vocabulary.tokens:
+        return n_token, vocabulary.tokens.index(END_OF_TEXT)
+    return n_token, n_vocab - 1
+
+
+def expected_tensors(config):
+    """Every tensor of a model: its name and shape. HF's Conv1D weights are [n_in, n_out]."""
+    n, n_inner = config.n_embd, config.n_inner
+    yield "wte.weight", (config.n_vocab, n)
+    yield "wpe.weight", (config.n_ctx, n)
+    for block in range(config.n_layer):
+        for layer, *shape in (
+            ("ln_1", n),
+            ("attn.c_attn", n, 3 * n),
+            ("attn.c_proj", n, n),
+            ("ln_2", n),
+            ("mlp.c_fc", n, n_inner),
+            ("mlp.c_proj", n_inner, n),
+        ):
+            yield f"h.{block}.{layer}.weight", tuple(shape)
+            yield f"h.{block}.{layer}.bias", (shape[-1],)
+    yield "ln_f.weight", (n,)
+    yield "ln_f.bias", (n,)
+    yield "lm_head.weight", (config.n_vocab, n)
+
+
+def _find_tensors(directory, config):
+    """{name: Tensor} of what expected_tensors names; shapes, dtypes and names are checked."""
+    found = {}
+    for name, tensor in _all_tensors(directory).items():
+        short = name[len("transformer.") :] if name.startswith("transformer.") else name
+        if short in found:
+            raise LoadError(
+                WRONG_DATA,
+                f'tensor "{short}" is there twice',
+                'Once with and once without "transformer." before its name.',
+            )
+        if not IGNORED.fullmatch(short):
+            found[short] = tensor
+
+    tensors = {}
+    for name, shape in expected_tensors(config):
+        tensor = found.pop(name, None)
+        if tensor is None:
+            # a bias that is not there is 0; a tied lm_head is wte
+            if name.endswith(".bias") or name == "lm_head.weight" and config.tie_word_embeddings:
+                continue
+            raise LoadError(
+                WRONG_DATA,
+                f'tensor "{name}" is missing',
+                f'Directory "{directory}" has no weight of that name.',
+            )
+        if tensor.dtype not in DTYPES:
+            raise LoadError(
+                UNSUPPORTED,
+                f'tensor "{tensor.name}" has the unsupported dtype {tensor.dtype}',
+                f'It is in file "{tensor.path}".',
+                "Save the model in float32, float16 or bfloat16.",
+            )
+        if tensor.shape != shape:
+            raise LoadError(
+                WRONG_DATA,
+                f'tensor "{tensor.name}" has shape {list(tensor.shape)} instead of {list(shape)}',
+                f'File "{tensor.path}" does not fit config.json.',
+            )
+        tensors[name] = tensor
+    if found:
+        tensor = min(found.values())
+        raise LoadError(
+            UNSUPPORTED,
+            f'tensor "{tensor.name}" is not one of GPT-2\'s',
+            f'It is in file "{tensor.path}"; the model would not be what it is without it.',
+            "A LoRA adapter has to be merged into its model before." if "lora_" in tensor.name
+            else None,
+        )  # fmt: skip
+    return tensors
+
+
+def _all_tensors(directory):
+    """{name: Tensor} of the directory's safetensors file, or of all that its index names."""
+    if files.has(directory, WEIGHTS):
+        return read_header(os.path.join(directory, WEIGHTS))
+    path = os.path.join(directory, INDEX)
+    if not os.path.isfile(path):
+        others = [
+            os.path.basename(name)
+            for pattern in ("*.safetensors", "*.bin", "*.pt", "*.ckpt*", "*.h5", "*.msgpack")
+            for name in sorted(glob.glob(os.path.join(glob.escape(directory), pattern)))
+        ]
+        raise LoadError(
+            NO_FILE,
+            f'directory "{directory}" has no {WEIGHTS}',
+            f"It has {', '.join(others)}." if others else f"It has no {INDEX} either.",
+            "Convert it: save_pretrained() of transformers writes model.safetensors."
+            if others else None,
+        )  # fmt: skip
+    shards = files.read_json(path).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
+        raise LoadError(MALFORMED_FILE, f'file "{path}" is not valid', "It has no weight_map.")
+    headers = {}
+    for shard in sorted(set(shards.values())):
+        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+            raise LoadError(
+                WRONG_DATA,
+                f'file "{path}" names {_quote(shard)}',
+                "A shard is a safetensors file in the same directory.",
+            )
+        headers[shard] = read_header(os.path.join(directory, shard))
+    for name, shard in shards.items():
+        if name not in headers[shard]:
+            raise LoadError(
+                WRONG_DATA,
+                f'tensor "{name}" is missing',
+                f'File "{path}" says that it is in {shard}.',
+            )
+    return {name: headers[shard][name] for name, shard in shards.items()}
+
+
+def _quote(value):
+    return f'"{value}"'

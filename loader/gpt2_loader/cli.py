@@ -1,0 +1,119 @@
+"""gpt2-loader: loads, lists and drops models from the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import contextmanager
+from typing import Annotated, Optional
+
+import psycopg
+import typer
+
+from gpt2_loader import client, importer
+from gpt2_loader.checkpoint import Checkpoint
+from gpt2_loader.errors import LoadError, from_os_error
+
+app = typer.Typer(
+    help="GPT-2 models for the PostgreSQL extension gpt2.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Dsn = Annotated[
+    str,
+    typer.Option(
+        envvar="GPT2_DSN",
+        help="Database: a connection URI or string. Default: libpq's own variables.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def load(
+    source: Annotated[
+        str, typer.Argument(help="Directory of a model, its id on the Hugging Face hub, or demo.")
+    ],
+    name: Annotated[
+        Optional[str], typer.Option(help="Name in the database. Default: the end of SOURCE.")
+    ] = None,
+    dsn: Dsn = "",
+    revision: Annotated[
+        Optional[str], typer.Option(help="Branch, tag or commit on the hub.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a model that has the name.")
+    ] = False,
+    default: Annotated[
+        bool, typer.Option("--default", help="Make it the model that is used by default.")
+    ] = False,
+):
+    """Load a model, in one transaction."""
+    from tqdm import tqdm
+
+    began = time.monotonic()
+    with _errors(), client.connect(dsn) as connection:
+        found = client.find_source(source, revision)
+        name = found.name if name is None else name
+        # disable=None: no bar where standard error is not a terminal
+        with tqdm(unit="B", unit_scale=True, desc=name, disable=None) as bar:
+            checkpoint = Checkpoint(found.directory, client.read_tensor, bar.update)
+            bar.reset(checkpoint.n_bytes)
+            importer.load(
+                client.Target(connection), checkpoint, name, found.origin, found.revision,
+                replace, default,
+            )  # fmt: skip
+    seconds = time.monotonic() - began
+    print(f'loaded model "{name}": {checkpoint.n_parameters():,} parameters in {seconds:.1f} s')
+
+
+@app.command("list")
+def list_models(dsn: Dsn = ""):
+    """List the models of a database."""
+    with _errors(), client.connect(dsn) as connection:
+        models = connection.execute(
+            """SELECT name, CASE WHEN is_default THEN 'default' ELSE '' END,
+                      n_parameters::text, pg_size_pretty(4 * n_parameters), coalesce(source, '')
+               FROM gpt2.model ORDER BY name"""
+        ).fetchall()
+    rows = [("name", "", "parameters", "size", "source"), *models]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip())
+
+
+@app.command()
+def drop(name: Annotated[str, typer.Argument(help="Name in the database.")], dsn: Dsn = ""):
+    """Drop a model with its weights."""
+    with _errors(), client.connect(dsn) as connection:
+        connection.execute("SELECT gpt2._drop_model($1)", (name,))
+    print(f'dropped model "{name}"')
+
+
+@contextmanager
+def _errors():
+    """Turns what a user can meet into a message on standard error and exit status 1."""
+    try:
+        yield
+    except LoadError as error:
+        _fail(error.message, error.detail, error.hint)
+    except psycopg.Error as error:
+        fields = error.diag
+        _fail(fields.message_primary or str(error), fields.message_detail, fields.message_hint)
+    except OSError as error:
+        error = from_os_error(error)
+        _fail(error.message, error.detail, error.hint)
+    except KeyboardInterrupt:
+        _fail("interrupted: nothing was changed")
+
+
+def _fail(message, detail=None, hint=None):
+    print(f"gpt2-loader: error: {message}", file=sys.stderr)
+    if detail:
+        print(f"DETAIL: {detail}", file=sys.stderr)
+    if hint:
+        print(f"HINT: {hint}", file=sys.stderr)
+    raise typer.Exit(1)

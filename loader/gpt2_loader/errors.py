@@ -1,0 +1,33 @@
+"""The one exception of the importers: an error as PostgreSQL reports it."""
+
+from __future__ import annotations
+
+MALFORMED_FILE = "22P03"
+WRONG_DATA = "22000"
+BAD_ARGUMENT = "22023"
+UNSUPPORTED = "0A000"
+NO_FILE = "58P01"
+NO_PRIVILEGE = "42501"
+IO_ERROR = "58030"
+NOT_READY = "55000"
+
+
+class LoadError(Exception):
+    """A model cannot be loaded. Message, detail and hint are worded as the server's."""
+
+    def __init__(self, sqlstate, message, detail, hint=None):
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+
+
+def from_os_error(error):
+    """The LoadError of an OSError: a file that is not there or may not be read."""
+    sqlstate = {
+        FileNotFoundError: NO_FILE,
+        NotADirectoryError: NO_FILE,
+        PermissionError: NO_PRIVILEGE,
+    }.get(type(error), IO_ERROR)
+    return LoadError(sqlstate, f'could not read "{error.filename}"', f"{error.strerror}.")

@@ -1,0 +1,91 @@
+"""The server's side of an import: numpy reads the tensors, COPY takes them from a temporary file.
+
+A file, because no array of a hundred million floats should pass through PL/Python's conversion
+of a datum at a time.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+
+import numpy as np
+
+from gpt2_loader import copy_binary, importer
+from gpt2_loader.checkpoint import Checkpoint
+from gpt2_loader.errors import MALFORMED_FILE, LoadError, from_os_error
+
+FILE_SIZE = 1 << 25  # bytes of rows in a temporary file, about: bounds the disk space
+
+DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+def load_model(plpy, path, name, replace):
+    """Loads the model directory at path; gives None, or (sqlstate, message, detail, hint).
+
+    The caller raises that error: an exception that leaves PL/Python shows its class and the
+    Python source to the user.
+    """
+    folder = tempfile.mkdtemp(prefix="gpt2_load_model.")
+    try:
+        checkpoint = Checkpoint(path, read_tensor)
+        importer.load(Target(plpy, folder), checkpoint, name, source=path, replace=replace)
+    except LoadError as error:
+        return error.sqlstate, error.message, error.detail, error.hint
+    except OSError as error:
+        error = from_os_error(error)
+        hint = "The server reads it as the operating system's user that runs PostgreSQL."
+        return error.sqlstate, error.message, error.detail, hint
+    except plpy.SPIError as error:
+        _, detail, hint, *_ = error.spidata
+        return error.sqlstate, str(error), detail or "The database refused the model.", hint
+    finally:
+        shutil.rmtree(folder)
+
+
+def read_tensor(tensor, start, stop):
+    """Rows start .. stop - 1 of a Tensor of floats."""
+    dtype = np.dtype(DTYPES[tensor.dtype])
+    row = math.prod(tensor.shape[1:])  # elements
+    with open(tensor.path, "rb") as file:
+        file.seek(tensor.start + start * row * dtype.itemsize)
+        array = np.fromfile(file, dtype, (stop - start) * row)
+    if array.size < (stop - start) * row:
+        raise LoadError(MALFORMED_FILE, f'file "{tensor.path}" changed while it was read')
+    if tensor.dtype == "BF16":
+        array = (array.astype("<u4") << 16).view("<f4")  # the upper half of a float32
+    return array.reshape(stop - start, *tensor.shape[1:])
+
+
+class Target:
+    """The server programming interface as the importer's target."""
+
+    TYPES = {int: "int", bool: "boolean", str: "text"}
+
+    def __init__(self, plpy, folder):
+        self._plpy = plpy
+        self._folder = folder
+
+    def execute(self, sql, *arguments):
+        plan = self._plpy.prepare(sql, [self.TYPES[type(value)] for value in arguments])
+        result = self._plpy.execute(plan, arguments)
+        return [tuple(row.values()) for row in result]
+
+    def copy(self, table, columns, chunks):
+        chunks = iter(chunks)
+        path = os.path.join(self._folder, "rows")
+        command = f"COPY gpt2.{table} ({columns}) FROM {{}} (FORMAT BINARY)"
+        more = True
+        while more:
+            with open(path, "wb") as file:
+                file.write(copy_binary.HEADER)
+                while file.tell() < FILE_SIZE:
+                    chunk = next(chunks, None)
+                    more = chunk is not None
+                    if not more:
+                        break
+                    file.write(chunk)
+                file.write(copy_binary.TRAILER)
+            self._plpy.execute(command.format(self._plpy.quote_literal(path)))

@@ -1,0 +1,270 @@
+-- The model one position at a time, with a cache: a position's keys and values never change once
+-- computed, so each new token costs one position, not the whole text again.
+--
+-- A query cannot append to a large value in place, it copies. So the cache has two parts. The past
+-- is a row a block and head, in the shape that attention reads fastest; it is rebuilt once a
+-- chunk. The chunk's own positions (recent) ride through the recursion and stay small.
+-- gpt2._advance is one chunk: a recursion over positions, and in each a recursion over blocks.
+
+
+CREATE TYPE gpt2._past AS (
+    k vector[],  -- [n_past, d]: a key a position
+    v vector[]   -- [d, n_past]: transposed, so that a weighted sum over positions is <#>
+);
+COMMENT ON TYPE gpt2._past IS 'keys and values of one head in one block';
+
+CREATE TYPE gpt2._context AS (
+    tokens int[],       -- the text so far
+    n_past int,         -- positions that are in past
+    past gpt2._past[],  -- [n_layer * n_head], block by block
+    y vector            -- [n_embd]: after ln_f, at the last position computed
+);
+COMMENT ON TYPE gpt2._context IS 'a text on its way through a model: tokens, cache, last activation';
+
+
+CREATE FUNCTION gpt2._chunk()
+RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 32;
+COMMENT ON FUNCTION gpt2._chunk() IS 'positions in a chunk';
+
+
+CREATE FUNCTION gpt2._attend(q vector, past gpt2._past, recent_k vector[], recent_v vector[],
+                             scale float8)
+RETURNS TABLE (z vector)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- attention(q, k, v) = softmax(q . k * scale) v, for one head at one position: see
+    -- model/attention.sql, which says the same over all positions
+    SELECT p.z
+    FROM (
+        SELECT ARRAY(SELECT -(u.k <#> q) * scale FROM (SELECT unnest((_attend.past).k) AS k) AS u) AS past,
+               ARRAY(SELECT -(u.k <#> q) * scale FROM (SELECT unnest(recent_k) AS k) AS u) AS recent
+        OFFSET 0
+    ) AS score
+    CROSS JOIN LATERAL (
+        SELECT max(s) AS largest
+        FROM (SELECT unnest(score.past) UNION ALL SELECT unnest(score.recent)) AS u (s)
+        OFFSET 0
+    ) AS m
+    CROSS JOIN LATERAL (
+        SELECT ARRAY(SELECT exp(greatest(u.s - m.largest, -700))
+                     FROM (SELECT unnest(score.past) AS s) AS u) AS past,
+               ARRAY(SELECT exp(greatest(u.s - m.largest, -700))
+                     FROM (SELECT unnest(score.recent) AS s) AS u) AS recent
+        OFFSET 0
+    ) AS weight
+    CROSS JOIN LATERAL (
+        SELECT sum(w) AS weight
+        FROM (SELECT unnest(weight.past) UNION ALL SELECT unnest(weight.recent)) AS u (w)
+        OFFSET 0
+    ) AS total
+    CROSS JOIN LATERAL (
+        SELECT sum(part.z)
+        FROM (
+            SELECT ARRAY(SELECT -(u.v <#> w.past) / total.weight
+                         FROM (SELECT unnest((_attend.past).v) AS v) AS u)::vector
+            FROM (SELECT weight.past::vector AS past OFFSET 0) AS w
+            WHERE (_attend.past).v IS NOT NULL
+        UNION ALL
+            -- weights below 1e-12 add nothing, and could underflow
+            SELECT gpt2._fill(CASE WHEN u.w > 1e-12 * total.weight THEN u.w / total.weight ELSE 0 END,
+                              vector_dims(q)) * u.v
+            FROM (SELECT unnest(weight.recent) AS w, unnest(recent_v) AS v) AS u
+        ) AS part (z)
+        OFFSET 0
+    ) AS p (z);
+END;
+COMMENT ON FUNCTION gpt2._attend(vector, gpt2._past, vector[], vector[], float8) IS
+    'attention of one head at one position over the cached ones and the recent ones';
+
+
+CREATE FUNCTION gpt2._step(tokens int[], n_past int, past gpt2._past[], recent vector[],
+                           m gpt2.model)
+RETURNS TABLE (y vector, kv vector[])
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- recent: [n_recent * n_layer], keys and values [2 * n_embd] of the positions after the past
+    WITH RECURSIVE block AS (
+        SELECT 0 AS block, e.x, NULL::vector AS kv
+        FROM (
+            SELECT wte.weight + wpe.weight
+            FROM (SELECT n_past + coalesce(cardinality(recent), 0) / (m).n_layer) AS p ("position")
+            JOIN gpt2.wte AS wte
+                ON wte.model = (m).model AND wte.token = tokens[p."position" + 1]
+            JOIN gpt2.wpe AS wpe
+                ON wpe.model = (m).model AND wpe."position" = p."position"
+        ) AS e (x)
+    UNION ALL
+        SELECT b.block + 1, r.x + f.y, a.kv
+        FROM block AS b
+        CROSS JOIN LATERAL (
+            -- x + attention(ln_1(x))
+            SELECT b.x + o.y AS x, qkv.kv
+            FROM gpt2.layer_norm AS w
+            CROSS JOIN LATERAL
+                gpt2._layer_norm(b.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n
+            CROSS JOIN LATERAL gpt2._linear(n.y, (m).model, b.block, 'attn.c_attn') AS l
+            CROSS JOIN LATERAL (
+                SELECT l.y AS q, subvector(l.y, (m).n_embd + 1, 2 * (m).n_embd) AS kv OFFSET 0
+            ) AS qkv
+            CROSS JOIN LATERAL (
+                -- keys and values of the chunk in this block, [n_recent + 1, 2 * n_embd]
+                SELECT ARRAY(
+                    SELECT recent[i + b.block]
+                    FROM generate_series(1, coalesce(cardinality(recent), 0), (m).n_layer) AS i
+                ) || qkv.kv AS kv
+                OFFSET 0
+            ) AS chunk
+            CROSS JOIN LATERAL (
+                SELECT gpt2._concat(t.z ORDER BY h.head) AS z
+                FROM (
+                    SELECT head, 1 + head * ((m).n_embd / (m).n_head) AS "first",
+                           (m).n_embd / (m).n_head AS d
+                    FROM generate_series(0, (m).n_head - 1) AS head
+                    OFFSET 0
+                ) AS h
+                CROSS JOIN LATERAL (
+                    SELECT subvector(qkv.q, h."first", h.d) AS q,
+                           past[b.block * (m).n_head + h.head + 1] AS past,
+                           ARRAY(SELECT subvector(u.kv, h."first", h.d)
+                                 FROM (SELECT unnest(chunk.kv) AS kv) AS u) AS k,
+                           ARRAY(SELECT subvector(u.kv, (m).n_embd + h."first", h.d)
+                                 FROM (SELECT unnest(chunk.kv) AS kv) AS u) AS v
+                    OFFSET 0
+                ) AS i
+                CROSS JOIN LATERAL
+                    gpt2._attend(i.q, i.past, i.k, i.v, gpt2._attention_scale(m)) AS t
+                OFFSET 0
+            ) AS heads
+            CROSS JOIN LATERAL gpt2._linear(heads.z, (m).model, b.block, 'attn.c_proj') AS o
+            WHERE w.model = (m).model AND w.block = b.block AND w.layer = 'ln_1'
+            OFFSET 0
+        ) AS a
+        CROSS JOIN LATERAL (SELECT a.x OFFSET 0) AS r
+        JOIN gpt2.layer_norm AS w
+            ON w.model = (m).model AND w.block = b.block AND w.layer = 'ln_2'
+        CROSS JOIN LATERAL
+            gpt2._layer_norm(r.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n
+        CROSS JOIN LATERAL gpt2._mlp(n.y, m, b.block) AS f
+        WHERE b.block < (m).n_layer
+    )
+    SELECT n.y, c.kv
+    FROM (
+        SELECT array_agg(b.kv ORDER BY b.block) FILTER (WHERE b.block > 0) AS kv,
+               (array_agg(b.x ORDER BY b.block DESC))[1] AS x
+        FROM block AS b
+        OFFSET 0
+    ) AS c
+    JOIN gpt2.layer_norm AS w
+        ON w.model = (m).model AND w.block = (m).n_layer AND w.layer = 'ln_f'
+    CROSS JOIN LATERAL gpt2._layer_norm(c.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n;
+END;
+COMMENT ON FUNCTION gpt2._step(int[], int, gpt2._past[], vector[], gpt2.model) IS
+    'one position through all blocks: its activation after ln_f, and its keys and values';
+
+
+CREATE FUNCTION gpt2._remember(past gpt2._past[], recent vector[], m gpt2.model)
+RETURNS TABLE (past gpt2._past[])
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT array_agg(ROW(
+               (o.past).k || ARRAY(
+                   SELECT subvector(recent[i + h.block], h."first", h.d)
+                   FROM generate_series(1, cardinality(recent), (m).n_layer) AS i ORDER BY i),
+               ARRAY(
+                   SELECT CASE WHEN (o.past).v IS NULL THEN n.v ELSE (o.past).v[j] || n.v END
+                   FROM generate_series(1, h.d) AS j
+                   CROSS JOIN LATERAL (
+                       SELECT ARRAY(SELECT chunk.v[t][(m).n_embd + h."first" - 1 + j]
+                                    FROM generate_series(1, chunk.n) AS t ORDER BY t)::vector AS v
+                       OFFSET 0
+                   ) AS n
+                   ORDER BY j)
+           )::gpt2._past ORDER BY h.block, h.head)
+    FROM (
+        -- [n_recent, 2 * n_embd], as an array that can be read by column
+        SELECT block, array_agg(recent[i + block]::float4[] ORDER BY i) AS v, count(*)::int AS n
+        FROM generate_series(0, (m).n_layer - 1) AS block
+        CROSS JOIN generate_series(1, cardinality(recent), (m).n_layer) AS i
+        GROUP BY block
+    ) AS chunk
+    CROSS JOIN LATERAL (
+        SELECT chunk.block, head, 1 + head * ((m).n_embd / (m).n_head) AS "first",
+               (m).n_embd / (m).n_head AS d
+        FROM generate_series(0, (m).n_head - 1) AS head
+        OFFSET 0
+    ) AS h
+    CROSS JOIN LATERAL (
+        SELECT _remember.past[h.block * (m).n_head + h.head + 1] AS past OFFSET 0
+    ) AS o;
+END;
+COMMENT ON FUNCTION gpt2._remember(gpt2._past[], vector[], gpt2.model) IS
+    'the past with a chunk''s positions at its end';
+
+
+CREATE FUNCTION gpt2._advance(
+    context gpt2._context, prompt int[], m gpt2.model, n_stop int,
+    temperature float8, top_k int, seed bigint
+) RETURNS gpt2._context
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- A position after the prompt's end is computed only while there is a token left to choose.
+    WITH RECURSIVE before AS MATERIALIZED (
+        SELECT coalesce((context).tokens, prompt) AS tokens,
+               coalesce((context).n_past, 0) AS n_past,
+               (context).past AS past, (context).y AS y, cardinality(prompt) AS n_prompt
+    ), step AS (
+        SELECT 0 AS n, b.tokens, NULL::vector[] AS recent, b.y FROM before AS b
+    UNION ALL
+        SELECT s.n + 1,
+               -- at the text's end, the next token
+               s.tokens || ARRAY(
+                   SELECT t.token
+                   FROM gpt2._sample(p.y, m, temperature, top_k, seed, cardinality(s.tokens)) AS t
+                   WHERE b.n_past + s.n + 1 = cardinality(s.tokens)
+                     AND cardinality(s.tokens) < n_stop),
+               s.recent || p.kv, p.y
+        FROM before AS b
+        CROSS JOIN step AS s
+        CROSS JOIN LATERAL gpt2._step(s.tokens, b.n_past, b.past, s.recent, m) AS p
+        WHERE s.n < gpt2._chunk()
+          AND (b.n_past + s.n < b.n_prompt
+               OR (cardinality(s.tokens) < n_stop
+                   AND s.tokens[cardinality(s.tokens)] <> (m).eos_token))
+    )
+    SELECT ROW(
+        s.tokens, b.n_past + s.n,
+        CASE WHEN s.n = gpt2._chunk()
+             THEN (SELECT r.past FROM gpt2._remember(b.past, s.recent, m) AS r) ELSE b.past END,
+        s.y)::gpt2._context
+    FROM before AS b
+    CROSS JOIN (SELECT * FROM step ORDER BY n DESC LIMIT 1) AS s;
+END;
+COMMENT ON FUNCTION gpt2._advance(gpt2._context, int[], gpt2.model, int, float8, int, bigint) IS
+    'up to a chunk of positions: those of the prompt, then one for each token that is chosen';
+
+
+-- An aggregate keeps one state, where a recursive query would keep them all.
+CREATE AGGREGATE gpt2._advance_all(
+    prompt int[], m gpt2.model, n_stop int, temperature float8, top_k int, seed bigint
+) (
+    SFUNC = gpt2._advance, STYPE = gpt2._context, PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE gpt2._advance_all(int[], gpt2.model, int, float8, int, bigint) IS
+    'the context after as many chunks as there are rows';
+
+
+CREATE FUNCTION gpt2._run(
+    prompt int[], m gpt2.model, n_stop int,
+    temperature float8 DEFAULT 0, top_k int DEFAULT NULL, seed bigint DEFAULT NULL
+) RETURNS gpt2._context
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- the prompt, and the chosen tokens but for the last, which need not be read
+    SELECT gpt2._advance_all(prompt, m, n_stop, temperature, top_k, seed)
+    FROM generate_series(
+        1, ceil(greatest(cardinality(prompt), n_stop - 1) / gpt2._chunk()::numeric)::int);
+END;
+COMMENT ON FUNCTION gpt2._run(int[], gpt2.model, int, float8, int, bigint) IS
+    'a prompt, read and continued until it has n_stop tokens; n_stop = its own length: only read';

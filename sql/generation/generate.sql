@@ -1,0 +1,49 @@
+-- Generation: choose a token, put it at the end, and ask again.
+-- Source: sample_sequence() in openai/gpt-2, src/sample.py.
+
+
+CREATE FUNCTION gpt2._random_seed()
+RETURNS bigint
+LANGUAGE sql VOLATILE PARALLEL SAFE
+-- random() is not allowed in a parallel worker; the first 48 bits of a UUID are random too
+RETURN ('x' || left(translate(gen_random_uuid()::text, '-', ''), 12))::bit(48)::bigint;
+COMMENT ON FUNCTION gpt2._random_seed() IS 'a fresh seed';
+
+
+CREATE FUNCTION gpt2_generate(
+    prompt text, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0, top_k int DEFAULT NULL,
+    seed bigint DEFAULT NULL, echo boolean DEFAULT true, model text DEFAULT NULL
+) RETURNS text
+LANGUAGE sql VOLATILE PARALLEL SAFE COST 1000000
+SET jit = off
+SET enable_bitmapscan = off
+SET work_mem = '1GB'
+BEGIN ATOMIC
+    WITH input AS MATERIALIZED (
+        SELECT m.m, gpt2._prompt_tokens(prompt, m.m) AS tokens
+        FROM (SELECT gpt2._model(gpt2_generate.model) AS m OFFSET 0) AS m
+        WHERE prompt IS NOT NULL
+          AND gpt2._check_sampling(temperature, top_k)
+          AND gpt2._assert(max_tokens >= 0, 'invalid_parameter_value',
+                  'max_tokens must be 0 or more',
+                  format('It is %s.', coalesce(max_tokens::text, 'NULL')))
+    ), span AS MATERIALIZED (
+        SELECT i.*, cardinality(i.tokens) AS n_prompt,
+               least(cardinality(i.tokens) + max_tokens::bigint, (i.m).n_ctx)::int AS n_stop,
+               coalesce(gpt2_generate.seed, gpt2._random_seed()) AS seed
+        FROM input AS i
+    )
+    SELECT CASE WHEN echo THEN prompt ELSE '' END
+        || gpt2_detokenize(
+               coalesce(array_remove((c.context).tokens[s.n_prompt + 1:], (s.m).eos_token), '{}'),
+               (s.m).name)
+    FROM span AS s
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN s.n_stop > s.n_prompt
+                    THEN gpt2._run(s.tokens, s.m, s.n_stop, temperature, top_k, s.seed)
+               END AS context
+        OFFSET 0
+    ) AS c;
+END;
+COMMENT ON FUNCTION gpt2_generate(text, int, float8, int, bigint, boolean, text) IS
+    'continues a text by up to max_tokens tokens; temperature 0 is greedy; NULL for NULL';

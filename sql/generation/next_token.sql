@@ -1,0 +1,66 @@
+-- What comes next: the model's distribution over the vocabulary after a prompt.
+
+
+CREATE FUNCTION gpt2._prompt_tokens(prompt text, m gpt2.model)
+RETURNS int[]
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- an empty prompt is <|endoftext|>, after which a document begins
+    SELECT CASE
+        WHEN gpt2._assert(t.n <= (m).n_ctx, 'program_limit_exceeded',
+            format('the prompt is too long for model "%s"', (m).name),
+            format('It has %s tokens, the context is %s.', t.n, (m).n_ctx),
+            'Shorten the prompt; SELECT count(*) FROM gpt2_tokens(prompt); counts its tokens.')
+        THEN CASE WHEN t.n = 0 THEN ARRAY[(m).eos_token] ELSE t.tokens END
+    END
+    FROM (
+        SELECT i.tokens, cardinality(i.tokens) AS n
+        FROM (SELECT gpt2_tokenize(prompt, (m).name) AS tokens OFFSET 0) AS i
+    ) AS t;
+END;
+COMMENT ON FUNCTION gpt2._prompt_tokens(text, gpt2.model) IS
+    'tokens of a prompt, or an error where they do not fit the context';
+
+
+CREATE FUNCTION gpt2._check_sampling(temperature float8, top_k int)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN gpt2._assert(temperature BETWEEN 0 AND 1e6, 'invalid_parameter_value',
+           'temperature must be 0 or more',
+           format('It is %s; NaN, NULL and more than 1e6 are refused too.',
+                  coalesce(temperature::text, 'NULL')),
+           'Use 0 for the likeliest token, 1 for the model''s own distribution.')
+       AND gpt2._assert(coalesce(top_k, 1) >= 1, 'invalid_parameter_value',
+           'top_k must be 1 or more', format('It is %s.', top_k),
+           'Use NULL for the whole vocabulary.');
+COMMENT ON FUNCTION gpt2._check_sampling(float8, int) IS
+    'true, or an error where the arguments make no distribution';
+
+
+CREATE FUNCTION gpt2_next_token(
+    prompt text, top_k int DEFAULT 10, temperature float8 DEFAULT 1, model text DEFAULT NULL
+) RETURNS TABLE (rank int, token int, piece text, logit float8, probability float8)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
+SET jit = off
+SET enable_bitmapscan = off
+SET work_mem = '1GB'
+BEGIN ATOMIC
+    WITH input AS MATERIALIZED (
+        SELECT m.m, gpt2._prompt_tokens(prompt, m.m) AS tokens
+        FROM (SELECT gpt2._model(gpt2_next_token.model) AS m OFFSET 0) AS m
+        WHERE prompt IS NOT NULL AND gpt2._check_sampling(temperature, top_k)
+    ), context AS MATERIALIZED (
+        -- no token is chosen: the context ends with the prompt
+        SELECT i.m, gpt2._run(i.tokens, i.m, cardinality(i.tokens)) AS context
+        FROM input AS i
+    )
+    SELECT d.rank, d.token, gpt2._utf8(CASE WHEN d.token = (c.m).eos_token
+                                            THEN '<|endoftext|>' ELSE t.bytes END),
+           d.logit, d.probability
+    FROM context AS c
+    CROSS JOIN LATERAL gpt2._distribution((c.context).y, c.m, temperature, top_k) AS d
+    LEFT JOIN gpt2.token AS t ON t.tokenizer = (c.m).tokenizer AND t.token = d.token
+    ORDER BY d.rank;
+END;
+COMMENT ON FUNCTION gpt2_next_token(text, int, float8, text) IS
+    'the likeliest next tokens after a prompt, with logit and probability; top_k NULL: all of them';

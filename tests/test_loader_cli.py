@@ -1,0 +1,216 @@
+"""The command gpt2-loader, as a user runs it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import psycopg
+import pytest
+from test_loader import (  # noqa: F401  fixtures among them
+    CONFIG,
+    TABLES,
+    VOCABULARY,
+    check_rows,
+    contents,
+    count_rows,
+    database,
+    db,
+    directory,
+    make_tensors,
+    write,
+    write_vocabulary,
+)
+
+PROGRAM = [sys.executable, "-c", "from gpt2_loader.cli import app; app()"]
+
+
+@pytest.fixture
+def run(database):  # noqa: F811
+    """run(*arguments): the finished process; GPT2_DSN names the database."""
+
+    def run(*arguments, **environment):
+        return subprocess.run(
+            [*PROGRAM, *map(str, arguments)],
+            env=os.environ | {"GPT2_DSN": database, "HF_HUB_OFFLINE": "1"} | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+def check_error(process, *texts):
+    """Whether it ended with status 1 and a message of few lines that has these texts."""
+    assert process.returncode == 1
+    assert process.stderr.startswith("gpt2-loader: error: "), process.stderr
+    assert len(process.stderr.splitlines()) <= 3
+    assert process.stdout == ""
+    for text in texts:
+        assert text in process.stderr
+
+
+def test_bundled_model(db, run):  # noqa: F811
+    process = run("load", "demo")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith('loaded model "demo": 2,271,232 parameters in ')
+    model = db.execute(
+        """SELECT name, is_default, n_parameters, n_layer, n_embd, n_head, n_ctx, n_vocab
+           FROM gpt2_models()"""
+    ).fetchall()
+    assert model == [("demo", True, 2271232, 6, 128, 4, 256, 8192)]
+    tokens = db.execute("SELECT tokenizer, n_token, eos_token FROM gpt2.model").fetchone()
+    assert tokens == (1, 8191, 8191)
+
+
+def test_list_and_drop(db, run, directory):  # noqa: F811
+    write(directory, make_tensors(CONFIG))
+    for name in ("b", "a"):
+        assert run("load", directory, "--name", name).returncode == 0
+    lines = run("list").stdout.splitlines()
+    assert [line.split() for line in lines] == [
+        ["name", "parameters", "size", "source"],
+        ["a", "3880", "15", "kB", str(directory)],
+        ["b", "default", "3880", "15", "kB", str(directory)],
+    ]
+    process = run("drop", "b")
+    assert (process.returncode, process.stdout) == (0, 'dropped model "b"\n')
+    assert db.execute("SELECT name FROM gpt2_models()").fetchall() == [("a",)]
+    check_error(run("drop", "b"), 'model "b" does not exist', "HINT: ")
+
+
+def test_name_and_default(db, run, directory):  # noqa: F811
+    """The name is the directory's unless it is given; --default takes the mark over."""
+    write(directory, make_tensors(CONFIG))
+    assert run("load", f"{directory}/").returncode == 0
+    assert run("load", directory, "--name", "other", "--default").returncode == 0
+    models = db.execute("SELECT name FROM gpt2_models() ORDER BY is_default DESC").fetchall()
+    assert models == [("other",), (directory.name,)]
+    check_error(run("load", directory, "--name", ""), "the name of a model may not be empty")
+
+
+def test_dsn_option(run, database, db):  # noqa: F811
+    process = run("load", "demo", "--dsn", database, GPT2_DSN="dbname=nonexistent")
+    assert process.returncode == 0
+
+
+def test_errors(run, directory):  # noqa: F811
+    check_error(run("load", "./nonexistent"), 'directory "./nonexistent" does not exist', "hub id")
+    check_error(
+        run("load", "some-one/nonexistent"),
+        '"some-one/nonexistent" is not a directory, and the hub does not give',
+        "HINT: SOURCE is a directory",
+    )
+    check_error(run("load", "nonexistent"), "is not a directory, and the hub does not give")
+    check_error(run("load", "demo", "--revision", "main"), "--revision is for models of the hub")
+    check_error(run("load", directory), "has no config.json")
+    check_error(
+        run("list", GPT2_DSN="host=/nonexistent"),
+        "could not connect to the database",
+        "GPT2_DSN",
+    )
+    check_error(run("list", GPT2_DSN="nonsense"), "could not connect to the database")
+
+
+def test_database_without_the_extension(run):
+    check_error(
+        run("list", GPT2_DSN=os.environ["GPT2_TEST_DSN"]),
+        "does not have the extension gpt2",
+        "HINT: CREATE EXTENSION gpt2 CASCADE",
+    )
+
+
+def test_hub_id(db, run, directory):  # noqa: F811
+    """A model in the hub's cache: its id is the source, its commit the revision."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = directory / "hub" / "models--some-one--gpt2-tiny"
+    snapshot = repository / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    for revision in ("main", "v1"):
+        (repository / "refs" / revision).write_text(commit)
+    tensors = make_tensors(CONFIG)
+    write(snapshot, tensors)
+    process = run("load", "some-one/gpt2-tiny", "--revision", "v1", HF_HOME=str(directory))
+    assert process.returncode == 0, process.stderr
+    check_rows(db, tensors, "gpt2-tiny")
+    origin = db.execute("SELECT source, revision FROM gpt2.model").fetchone()
+    assert origin == ("some-one/gpt2-tiny", commit)
+
+
+def wait_for_lock(connection, statement):
+    """Waits until a backend that runs a statement like this waits for a lock."""
+    deadline = time.monotonic() + 30
+    while not connection.execute(
+        "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s",
+        (statement,),
+    ).fetchall():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_import_leaves_nothing(db, database, directory, signal_number):  # noqa: F811
+    """The import has written wte, wpe and layer_norm, and is within COPY of linear."""
+    write(directory, make_tensors(CONFIG))
+    write_vocabulary(directory)
+    before = count_rows(db, TABLES + VOCABULARY)
+    with psycopg.connect(database) as blocker:
+        blocker.execute("LOCK TABLE gpt2.linear IN EXCLUSIVE MODE")
+        process = subprocess.Popen(
+            [*PROGRAM, "load", str(directory), "--dsn", database],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_for_lock(db, "COPY gpt2.linear%")
+        assert count_rows(db, TABLES + VOCABULARY) == before
+        process.send_signal(signal_number)
+        _, error = process.communicate(timeout=30)
+    if signal_number == signal.SIGINT:
+        assert (process.returncode, error) == (
+            1,
+            "gpt2-loader: error: interrupted: nothing was changed\n",
+        )
+    deadline = time.monotonic() + 30
+    while db.execute(
+        "SELECT FROM pg_stat_activity WHERE application_name = 'gpt2-loader'"
+    ).fetchall():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert count_rows(db, TABLES + VOCABULARY) == before
+
+
+def test_replace_is_atomic(db, database, directory):  # noqa: F811
+    """Until the import commits, readers have the whole old model; after it the whole new one."""
+    write(directory, make_tensors(CONFIG))
+    command = [*PROGRAM, "load", str(directory), "--name", "m", "--dsn", database]
+    subprocess.run(command, check=True)
+    before = contents(db)
+    tensors = make_tensors(CONFIG, seed=2)
+    write(directory, tensors)
+    with psycopg.connect(database) as blocker:
+        blocker.execute("LOCK TABLE gpt2.linear IN SHARE MODE")
+        process = subprocess.Popen([*command, "--replace"])
+        wait_for_lock(db, "%")
+        assert contents(db) == before
+    assert process.wait(timeout=30) == 0
+    check_rows(db, tensors)
+
+
+def test_progress_bar(db, database, directory):  # noqa: F811
+    """On a terminal, standard error shows the bytes."""
+    script = shutil.which("script")
+    if not script:
+        pytest.skip("needs script, to have a terminal")
+    write(directory, make_tensors(CONFIG))
+    command = " ".join(f"'{part}'" for part in [*PROGRAM, "load", directory, "--dsn", database])
+    command = f"stty rows 24 cols 100 && {command}"
+    process = subprocess.run(
+        [script, "-qec", command, "/dev/null"], capture_output=True, text=True, timeout=60
+    )
+    assert process.returncode == 0
+    n_bytes = sum(tensor.nbytes for tensor in make_tensors(CONFIG).values())
+    assert f"{n_bytes / 1000:.1f}k/{n_bytes / 1000:.1f}k" in process.stdout

@@ -1,0 +1,137 @@
+"""gpt2_load_model: who may call it, and what it leaves behind. test_loader.py has the rest."""
+
+import tempfile
+from pathlib import Path
+
+import psycopg
+import pytest
+from test_loader import (  # noqa: F401  fixtures among them
+    CONFIG,
+    check_rows,
+    database,
+    db,
+    directory,
+    load_by_server,
+    make_tensors,
+    write,
+)
+
+SQL = "SELECT gpt2_load_model(%s)"
+
+
+@pytest.fixture
+def model(directory):  # noqa: F811
+    """Path of a model that the server may read."""
+    write(directory, make_tensors(CONFIG))
+    for path in directory.iterdir():
+        path.chmod(0o644)
+    return str(directory)
+
+
+@pytest.fixture
+def role(db):  # noqa: F811
+    """Name of a role without rights."""
+    db.execute("DROP ROLE IF EXISTS test_plpython")
+    db.execute("CREATE ROLE test_plpython")
+    yield "test_plpython"
+    db.execute("RESET ROLE")
+    db.execute("DROP OWNED BY test_plpython")
+    db.execute("DROP ROLE test_plpython")
+
+
+def test_gives_the_name(db, model):  # noqa: F811
+    name = Path(model).name
+    assert db.execute(SQL, (model,)).fetchone() == (name,)
+    check_rows(db, make_tensors(CONFIG), name)
+    db.execute("SELECT gpt2_load_model(%s || '/', replace => true)", (model,))
+    named = db.execute("SELECT gpt2_load_model(%s, 'other')", (model,)).fetchone()
+    assert named == ("other",)
+
+
+def test_public_may_not(db, role, model):  # noqa: F811
+    db.execute(f"SET ROLE {role}")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for function"):
+        db.execute(SQL, (model,))
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for function"):
+        db.execute("SELECT gpt2._load_model(%s, 'm', false)", (model,))
+
+
+def test_only_who_may_read_files(db, role, model):  # noqa: F811
+    """EXECUTE and pg_read_server_files are enough, and both are needed."""
+    db.execute(f"GRANT EXECUTE ON FUNCTION gpt2_load_model TO {role}")
+    db.execute(f"SET ROLE {role}")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege) as refusal:
+        db.execute(SQL, (model,))
+    assert refusal.value.diag.message_primary == "permission denied to read files on the server"
+    assert "not a member of pg_read_server_files" in refusal.value.diag.message_detail
+    assert f"GRANT pg_read_server_files TO {role};" in refusal.value.diag.message_hint
+
+    db.execute("RESET ROLE")
+    db.execute(f"GRANT pg_read_server_files TO {role}")
+    db.execute(f"SET ROLE {role}")
+    db.execute(SQL, (model,))
+    db.execute("RESET ROLE")
+    check_rows(db, make_tensors(CONFIG), Path(model).name)
+
+
+def test_session_user_is_asked_too(db, database, role, model):  # noqa: F811
+    db.execute(f"GRANT EXECUTE ON FUNCTION gpt2_load_model TO {role}")
+    db.execute(f"SET SESSION AUTHORIZATION {role}")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="to read files on the server"):
+        db.execute(SQL, (model,))
+    db.execute("RESET SESSION AUTHORIZATION")
+
+
+@pytest.mark.parametrize("path", [None, "", "model", "../model"])
+def test_path_is_absolute(db, path):  # noqa: F811
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="is not absolute") as refusal:
+        db.execute(SQL, (path,))
+    assert refusal.value.diag.message_hint
+
+
+def test_no_numpy(db, model):  # noqa: F811
+    """The message names the package; a module that is None cannot be imported."""
+    db.execute("DO LANGUAGE plpython3u $$ import sys; sys.modules['numpy'] = None $$")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
+        db.execute(SQL, (model,))
+    assert refusal.value.diag.message_primary == "numpy is not installed for the server's Python"
+    assert "python3-numpy" in refusal.value.diag.message_hint
+
+
+def test_directory_that_the_server_may_not_read(db, directory, model):  # noqa: F811
+    directory.chmod(0o000)
+    try:
+        with pytest.raises(psycopg.Error) as refusal:
+            db.execute(SQL, (model,))
+    finally:
+        directory.chmod(0o755)
+    assert refusal.value.diag.sqlstate == "42501"
+    assert refusal.value.diag.message_primary == f'could not read "{model}"'
+
+
+def test_temporary_files_go_away(db, database, directory):  # noqa: F811
+    def left():
+        return list(Path(tempfile.gettempdir()).glob("gpt2_load_model.*"))
+
+    before = left()
+    tensors = make_tensors(CONFIG)
+    write(directory, tensors)
+    load_by_server(database, directory)
+    tensors["h.1.mlp.c_proj.weight"][0, 0] = float("nan")
+    write(directory, tensors)
+    with pytest.raises(Exception, match="NaN"):
+        load_by_server(database, directory, replace=True)
+    assert left() == before
+
+
+def test_many_files(database, model):  # noqa: F811
+    """Rows go to COPY through files of a bounded size; here each holds one chunk."""
+    with psycopg.connect(database) as connection:
+        definition = connection.execute(
+            "SELECT pg_get_functiondef('gpt2._python_modules'::regproc)"
+        ).fetchone()[0]
+        assert "FILE_SIZE = 1 << 25" in definition
+        connection.execute(definition.replace("FILE_SIZE = 1 << 25", "FILE_SIZE = 20"))
+        connection.execute("SELECT gpt2_load_model(%s, 'm')", (model,))
+        check_rows(connection, make_tensors(CONFIG))
+        connection.rollback()
