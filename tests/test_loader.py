@@ -48,12 +48,14 @@ def database():
     name = f"test_loader_{os.getpid()}"
     with psycopg.connect(server, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
-        dsn = make_conninfo(server, dbname=name)
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute("CREATE EXTENSION gpt2 CASCADE")
-            connection.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
-        yield dsn
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        try:
+            dsn = make_conninfo(server, dbname=name)
+            with psycopg.connect(dsn, autocommit=True) as connection:
+                connection.execute("CREATE EXTENSION gpt2 CASCADE")
+                connection.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
+            yield dsn
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -113,10 +113,6 @@ BEGIN
     DELETE FROM gpt2.layer_norm WHERE model = dropped.model;
     DELETE FROM gpt2.linear WHERE model = dropped.model;
     DELETE FROM gpt2.lm_head WHERE model = dropped.model;
-    -- Tokenizer 1 is GPT-2's own and belongs to the extension.
-    DELETE FROM gpt2.tokenizer AS t
-    WHERE t.tokenizer > 1
-      AND NOT EXISTS (SELECT FROM gpt2.model AS m WHERE m.tokenizer = t.tokenizer);
     IF dropped.is_default THEN
         UPDATE gpt2.model AS m SET is_default = true
         WHERE m.model = (SELECT min(o.model) FROM gpt2.model AS o);
@@ -127,11 +123,24 @@ COMMENT ON FUNCTION gpt2._drop_model(text) IS
     'removes a model and its weights; the oldest that is left becomes the default if it was that';
 
 
+CREATE FUNCTION gpt2._drop_unused_tokenizers()
+RETURNS void
+LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    -- Tokenizer 1 is GPT-2's own and belongs to the extension.
+    DELETE FROM gpt2.tokenizer AS t
+    WHERE t.tokenizer > 1
+      AND NOT EXISTS (SELECT FROM gpt2.model AS m WHERE m.tokenizer = t.tokenizer);
+END;
+COMMENT ON FUNCTION gpt2._drop_unused_tokenizers() IS 'removes the vocabularies of no model';
+
+
 CREATE FUNCTION gpt2_drop_model(name text)
 RETURNS void
 LANGUAGE sql VOLATILE
 BEGIN ATOMIC
     SELECT gpt2._drop_model(gpt2_drop_model.name);
+    SELECT gpt2._drop_unused_tokenizers();
 END;
 COMMENT ON FUNCTION gpt2_drop_model(text) IS
     'removes a model and its weights; the oldest that is left becomes the default if it was that';
@@ -197,6 +206,7 @@ BEGIN
         new.tie_word_embeddings, new.n_parameters, new."precision", new.source, new.revision,
         new.sha256
     ) RETURNING model INTO new.model;
+    PERFORM gpt2._drop_unused_tokenizers();  -- that of the model replaced
     RETURN new.model;
 END;
 $$;

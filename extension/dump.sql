@@ -1,0 +1,13 @@
+-- What pg_dump takes along: models and their vocabularies. The rest comes back with CREATE EXTENSION.
+
+SELECT pg_extension_config_dump('gpt2.tokenizer', 'WHERE tokenizer > 1');
+SELECT pg_extension_config_dump('gpt2.token', 'WHERE tokenizer > 1');
+SELECT pg_extension_config_dump('gpt2.merge', 'WHERE tokenizer > 1');
+SELECT pg_extension_config_dump('gpt2.model', '');
+SELECT pg_extension_config_dump('gpt2.wte', '');
+SELECT pg_extension_config_dump('gpt2.wpe', '');
+SELECT pg_extension_config_dump('gpt2.layer_norm', '');
+SELECT pg_extension_config_dump('gpt2.linear', '');
+SELECT pg_extension_config_dump('gpt2.lm_head', '');
+SELECT pg_extension_config_dump(pg_get_serial_sequence('gpt2.tokenizer', 'tokenizer'), '');
+SELECT pg_extension_config_dump(pg_get_serial_sequence('gpt2.model', 'model'), '');

@@ -1,0 +1,97 @@
+"""Fixtures: a fresh database with the extension, and the reference tokenizer.
+
+GPT2_TEST_DSN names the private cluster (superuser, database postgres); `make test` sets it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+from tokenizers import ByteLevelBPETokenizer
+from tokenizers.pre_tokenizers import ByteLevel
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "loader" / "gpt2_loader" / "models" / "demo"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> str:
+    """URI of the cluster's maintenance database."""
+    dsn = os.environ.get("GPT2_TEST_DSN")
+    if not dsn:
+        pytest.exit("GPT2_TEST_DSN is not set: run the tests with `make test`", returncode=2)
+    return dsn
+
+
+@pytest.fixture(scope="session")
+def new_database(cluster: str) -> Iterator:
+    """Makes databases, and drops them when the session ends: new_database(options) -> URI."""
+    made: list[str] = []
+    with psycopg.connect(cluster, autocommit=True) as admin:
+
+        def make(options: str = "") -> str:
+            name = f"gpt2_test_{secrets.token_hex(4)}"
+            admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 {options}")
+            made.append(name)
+            return make_conninfo(cluster, dbname=name)
+
+        yield make
+        for name in made:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def dsn(new_database) -> str:
+    """URI of a database with the extension and no model."""
+    uri = new_database()
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION gpt2 CASCADE")
+    return uri
+
+
+@pytest.fixture
+def conn(dsn: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+def load_model(uri: str, source: Path, name: str, *options: str) -> None:
+    """Imports a model directory by the command line's own entry point."""
+    from gpt2_loader.cli import app
+    from typer.testing import CliRunner
+
+    result = CliRunner().invoke(
+        app, ["load", str(source), "--name", name, "--dsn", uri, *options])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.fixture(scope="session")
+def demo_dsn(new_database) -> str:
+    """URI of a database in which the bundled model is loaded as 'demo'."""
+    uri = new_database()
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION gpt2 CASCADE")
+    load_model(uri, DEMO, "demo")
+    return uri
+
+
+@pytest.fixture
+def demo(demo_dsn: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(demo_dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def reference() -> ByteLevelBPETokenizer:
+    """GPT-2's tokenizer by the `tokenizers` package, from the same list of merges."""
+    lines = (ROOT / "sql/tokenizer/vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
+    merges = [tuple(line.split(" ")) for line in lines]
+    tokens = sorted(ByteLevel.alphabet()) + ["".join(pair) for pair in merges]
+    vocabulary = {token: i for i, token in enumerate(tokens)} | {"<|endoftext|>": 50256}
+    return ByteLevelBPETokenizer(vocabulary, merges)
