@@ -1,0 +1,82 @@
+"""GPT-2 checkpoints of several shapes with random weights, the same on every machine.
+
+The weights come from numpy's RandomState, whose stream is frozen, so they need not be kept: only
+what transformers computes from them is (tests/oracle/fixtures.npz, by make_fixtures.py). The scales
+are larger than a fresh model's, with which greedy text repeats one token for ever and proves
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+PROMPT = "Happy New Year! The quick brown fox"
+N_GREEDY = 64
+
+#: name -> what differs from transformers' GPT2Config defaults
+SHAPES: dict[str, dict] = {
+    "one_block": dict(n_layer=1, n_head=2, n_embd=32, n_positions=128, vocab_size=300),
+    "narrow_mlp": dict(n_layer=2, n_head=3, n_embd=48, n_positions=100, vocab_size=500,
+                       n_inner=40),
+    "odd_widths": dict(n_layer=4, n_head=5, n_embd=35, n_positions=97, vocab_size=401,
+                       n_inner=111, layer_norm_epsilon=1e-3),
+    "untied": dict(n_layer=3, n_head=2, n_embd=64, n_positions=256, vocab_size=600,
+                   tie_word_embeddings=False),
+    "unscaled": dict(n_layer=2, n_head=4, n_embd=64, n_positions=128, vocab_size=350,
+                     scale_attn_weights=False),
+    "five_blocks": dict(n_layer=5, n_head=2, n_embd=128, n_positions=256, vocab_size=1000),
+    "short_context": dict(n_layer=2, n_head=2, n_embd=32, n_positions=32, vocab_size=300),
+}
+
+#: the real model's shape: too large for a fixture, run live by `make test-oracle`
+SHAPE_124M = dict(n_layer=12, n_head=12, n_embd=768, n_positions=1024, vocab_size=50257)
+
+
+def config(shape: dict) -> dict:
+    """config.json of a shape."""
+    end = shape["vocab_size"] - 1
+    return dict(
+        model_type="gpt2", architectures=["GPT2LMHeadModel"], activation_function="gelu_new",
+        bos_token_id=end, eos_token_id=end, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        n_ctx=shape["n_positions"], **shape)
+
+
+def tensors(shape: dict, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights by their Hugging Face names, float32; linear weights are [n_in, n_out]."""
+    random = np.random.RandomState(seed)
+    width = shape["n_embd"]
+    inner = shape.get("n_inner") or 4 * width
+
+    def normal(*dims: int, scale: float, mean: float = 0.0) -> np.ndarray:
+        return (mean + scale * random.standard_normal(dims)).astype(np.float32)
+
+    result = {
+        "wte.weight": normal(shape["vocab_size"], width, scale=0.2),
+        "wpe.weight": normal(shape["n_positions"], width, scale=0.3),
+        "ln_f.weight": normal(width, scale=0.2, mean=1.0),
+        "ln_f.bias": normal(width, scale=0.2),
+    }
+    for block in range(shape["n_layer"]):
+        for norm in ("ln_1", "ln_2"):
+            result[f"h.{block}.{norm}.weight"] = normal(width, scale=0.2, mean=1.0)
+            result[f"h.{block}.{norm}.bias"] = normal(width, scale=0.2)
+        for layer, n_in, n_out in (("attn.c_attn", width, 3 * width), ("attn.c_proj", width, width),
+                                   ("mlp.c_fc", width, inner), ("mlp.c_proj", inner, width)):
+            result[f"h.{block}.{layer}.weight"] = normal(n_in, n_out, scale=2.0 / n_in**0.5)
+            result[f"h.{block}.{layer}.bias"] = normal(n_out, scale=0.2)
+    if shape.get("tie_word_embeddings") is False:
+        result["lm_head.weight"] = normal(shape["vocab_size"], width, scale=0.4)
+    return {name if name.startswith("lm_head") else f"transformer.{name}": tensor
+            for name, tensor in result.items()}
+
+
+def write_checkpoint(directory: Path, shape: dict, seed: int = 0) -> Path:
+    """Writes config.json and model.safetensors; returns the directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config(shape)))
+    save_file(tensors(shape, seed), directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
