@@ -17,6 +17,8 @@ CREATE FUNCTION gpt2_generate(
 LANGUAGE sql VOLATILE PARALLEL SAFE COST 1000000
 SET jit = off
 SET enable_bitmapscan = off
+SET enable_seqscan = off
+SET enable_memoize = off
 SET work_mem = '1GB'
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (

@@ -43,6 +43,8 @@ CREATE FUNCTION gpt2_next_token(
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
 SET jit = off
 SET enable_bitmapscan = off
+SET enable_seqscan = off
+SET enable_memoize = off
 SET work_mem = '1GB'
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (

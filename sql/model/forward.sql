@@ -43,16 +43,15 @@ CREATE FUNCTION gpt2._logits(y vector, m gpt2.model)
 RETURNS TABLE (token int, logit float8)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 50000
 BEGIN ATOMIC
-    -- one of the two has rows; ids that only pad the vocabulary are left out
+    -- One of the two has rows; ids that only pad the vocabulary are left out. The fields of m are
+    -- read once behind OFFSET 0: read for every token they took as long as the inner products.
     SELECT w.token, -(w.weight <#> y)
-    FROM gpt2.wte AS w
-    WHERE (m).tie_word_embeddings AND w.model = (m).model
-      AND (w.token < (m).n_token OR w.token = (m).eos_token)
+    FROM (SELECT (m).model, (m).n_token, (m).eos_token WHERE (m).tie_word_embeddings OFFSET 0) AS f
+    JOIN gpt2.wte AS w ON w.model = f.model AND (w.token < f.n_token OR w.token = f.eos_token)
     UNION ALL
     SELECT w.token, -(w.weight <#> y)
-    FROM gpt2.lm_head AS w
-    WHERE NOT (m).tie_word_embeddings AND w.model = (m).model
-      AND (w.token < (m).n_token OR w.token = (m).eos_token);
+    FROM (SELECT (m).model, (m).n_token, (m).eos_token WHERE NOT (m).tie_word_embeddings OFFSET 0) AS f
+    JOIN gpt2.lm_head AS w ON w.model = f.model AND (w.token < f.n_token OR w.token = f.eos_token);
 END;
 COMMENT ON FUNCTION gpt2._logits(vector, gpt2.model) IS
     'logit of every token after a position: the inner product with its (output) embedding';
@@ -63,6 +62,7 @@ RETURNS vector[]
 LANGUAGE sql STABLE PARALLEL SAFE
 SET jit = off
 SET enable_bitmapscan = off
+SET enable_seqscan = off
 BEGIN ATOMIC
     SELECT CASE WHEN tokens IS NOT NULL AND gpt2._check_tokens(tokens, m.m)
                 THEN gpt2._embeddings(tokens, m.m) END
@@ -77,6 +77,7 @@ RETURNS vector[]
 LANGUAGE sql STABLE PARALLEL SAFE
 SET jit = off
 SET enable_bitmapscan = off
+SET enable_seqscan = off
 BEGIN ATOMIC
     SELECT CASE WHEN x IS NOT NULL
         AND gpt2._assert(block BETWEEN 0 AND (m.m).n_layer - 1, 'invalid_parameter_value',
@@ -106,6 +107,7 @@ RETURNS vector[]
 LANGUAGE sql STABLE PARALLEL SAFE
 SET jit = off
 SET enable_bitmapscan = off
+SET enable_seqscan = off
 BEGIN ATOMIC
     WITH RECURSIVE m AS MATERIALIZED (
         SELECT c.m
