@@ -41,7 +41,7 @@ BEGIN ATOMIC
     )
     SELECT coalesce(
                string_agg(coalesce(convert_from(convert_to(well_formed, 'LATIN1'), 'UTF8'),
-                                   U&'\FFFD'), '' ORDER BY n),
+                                   chr(65533)), '' ORDER BY n),
                CASE WHEN _utf8.bytes IS NOT NULL THEN '' END)
     FROM part;
 END;
