@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 EXAMPLES = re.findall(
-    r"```sql\n(.*?)```\n```text\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    r"```sql\n((?:(?!```).)*)```\n```text\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 COMMANDS = re.findall(r"^make (?:-s )?([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
 
 

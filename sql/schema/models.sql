@@ -93,34 +93,29 @@ COMMENT ON FUNCTION gpt2_default_model(text) IS
     'makes a model the one that calls without a model argument use';
 
 
--- gpt2_drop_model's work, under a name that _add_model can call whatever the public schema is.
-CREATE FUNCTION gpt2._drop_model(name text)
-RETURNS void
+CREATE FUNCTION gpt2._delete_model(name text)
+RETURNS gpt2.model
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    dropped gpt2.model;
+    deleted gpt2.model;
 BEGIN
-    DELETE FROM gpt2.model AS m WHERE m.name = _drop_model.name RETURNING m.* INTO dropped;
+    DELETE FROM gpt2.model AS m WHERE m.name = _delete_model.name RETURNING m.* INTO deleted;
     IF NOT FOUND THEN
         PERFORM gpt2._raise(NULL::boolean, 'invalid_parameter_value',
             format('model "%s" does not exist', name), 'The argument name names it.',
             'SELECT name FROM gpt2_models(); lists the models.');
     END IF;
-    DELETE FROM gpt2.wte WHERE model = dropped.model;
-    DELETE FROM gpt2.wpe WHERE model = dropped.model;
-    DELETE FROM gpt2.layer_norm WHERE model = dropped.model;
-    DELETE FROM gpt2.linear WHERE model = dropped.model;
-    DELETE FROM gpt2.lm_head WHERE model = dropped.model;
-    IF dropped.is_default THEN
-        UPDATE gpt2.model AS m SET is_default = true
-        WHERE m.model = (SELECT min(o.model) FROM gpt2.model AS o);
-    END IF;
+    DELETE FROM gpt2.wte WHERE model = deleted.model;
+    DELETE FROM gpt2.wpe WHERE model = deleted.model;
+    DELETE FROM gpt2.layer_norm WHERE model = deleted.model;
+    DELETE FROM gpt2.linear WHERE model = deleted.model;
+    DELETE FROM gpt2.lm_head WHERE model = deleted.model;
+    RETURN deleted;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._drop_model(text) IS
-    'removes a model and its weights; the oldest that is left becomes the default if it was that';
+COMMENT ON FUNCTION gpt2._delete_model(text) IS 'removes a model''s rows and gives what it was';
 
 
 CREATE FUNCTION gpt2._drop_unused_tokenizers()
@@ -135,12 +130,28 @@ END;
 COMMENT ON FUNCTION gpt2._drop_unused_tokenizers() IS 'removes the vocabularies of no model';
 
 
+CREATE FUNCTION gpt2._drop_model(name text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF (gpt2._delete_model(name)).is_default THEN
+        UPDATE gpt2.model AS m SET is_default = true
+        WHERE m.model = (SELECT min(o.model) FROM gpt2.model AS o);
+    END IF;
+    PERFORM gpt2._drop_unused_tokenizers();
+END;
+$$;
+COMMENT ON FUNCTION gpt2._drop_model(text) IS
+    'gpt2_drop_model''s work, under a name that does not depend on the public schema';
+
+
 CREATE FUNCTION gpt2_drop_model(name text)
 RETURNS void
 LANGUAGE sql VOLATILE
 BEGIN ATOMIC
     SELECT gpt2._drop_model(gpt2_drop_model.name);
-    SELECT gpt2._drop_unused_tokenizers();
 END;
 COMMENT ON FUNCTION gpt2_drop_model(text) IS
     'removes a model and its weights; the oldest that is left becomes the default if it was that';
@@ -185,9 +196,7 @@ BEGIN
                 'Choose another name, or replace it: gpt2-loader load SOURCE --replace, or '
                 'gpt2_load_model(path, name, replace => true).');
         END IF;
-        new.is_default := (SELECT m.is_default FROM gpt2.model AS m
-                           WHERE m.name = _add_model.name);
-        PERFORM gpt2._drop_model(_add_model.name);
+        new.is_default := (gpt2._delete_model(_add_model.name)).is_default;
     END IF;
     IF make_default OR NOT EXISTS (SELECT FROM gpt2.model) THEN
         new.is_default := true;

@@ -4,7 +4,7 @@
 -- not in the file, they follow from it: the bytes, then a token a merge, in order.
 
 INSERT INTO gpt2.tokenizer (tokenizer, sha256, n_token)
-VALUES (1, 'gpt2', 50257);
+VALUES (1, '03cc16aad9d71b7875fba5d2865593ca48c5fd82f988194693515aa67f84421b', 50257);
 
 CREATE TEMPORARY TABLE vocab_bpe AS
 SELECT (n - 3)::int AS rank, split_part(line, ' ', 1) AS "left", split_part(line, ' ', 2) AS "right"
