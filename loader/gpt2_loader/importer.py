@@ -13,7 +13,6 @@ import numpy as np
 
 from gpt2_loader import copy_binary
 from gpt2_loader.errors import BAD_ARGUMENT, WRONG_DATA, LoadError
-from gpt2_loader.vocabulary import OWN_SHA256
 
 CHUNK = 1 << 23  # bytes of a tensor that are read at a time: bounds the memory
 
@@ -43,7 +42,7 @@ def load(target, checkpoint, name, source, revision=None, replace=False, make_de
         "SELECT gpt2._add_model($1, $2::jsonb, $3, $4)",
         name, json.dumps(properties), replace, make_default,
     )  # fmt: skip
-    target.copy("wte", 'model, token, weight', _embeddings(checkpoint, model, "wte"))
+    target.copy("wte", "model, token, weight", _embeddings(checkpoint, model, "wte"))
     target.copy("wpe", 'model, "position", weight', _embeddings(checkpoint, model, "wpe"))
     target.copy(
         "layer_norm", "model, block, layer, weight, bias", _layer_norms(checkpoint, model)
@@ -58,9 +57,9 @@ def load(target, checkpoint, name, source, revision=None, replace=False, make_de
 
 def _tokenizer(target, vocabulary):
     """The number of a vocabulary in gpt2.tokenizer; it is added where it is not there yet."""
-    sha256 = vocabulary.sha256() if vocabulary else OWN_SHA256
-    if sha256 == OWN_SHA256:
-        return 1
+    if vocabulary is None:
+        return 1  # GPT-2's own; files that hold the same are found by their hash
+    sha256 = vocabulary.sha256()
     found = target.execute("SELECT tokenizer FROM gpt2.tokenizer WHERE sha256 = $1", sha256)
     if found:
         return found[0][0]

@@ -18,7 +18,6 @@ from gpt2_loader.errors import NO_FILE, UNSUPPORTED, WRONG_DATA, LoadError
 from gpt2_loader.files import has, read_json, read_text
 
 OWN_N_TOKEN = 50257  # GPT-2's own vocabulary, tokenizer 1 of the extension
-OWN_SHA256 = "03cc16aad9d71b7875fba5d2865593ca48c5fd82f988194693515aa67f84421b"
 END_OF_TEXT = b"<|endoftext|>"
 
 

@@ -18,7 +18,7 @@ BEGIN ATOMIC
     )
     SELECT CASE
         WHEN c.has_weights THEN c.model
-        WHEN c.model IS NOT NULL THEN gpt2._raise(c.model, 'object_not_in_prerequisite_state',
+        WHEN NOT c.has_weights THEN gpt2._raise(c.model, 'object_not_in_prerequisite_state',
             format('model "%s" has no weights', (c.model).name), 'Table gpt2.wte has no row of it.',
             format('Load it again: gpt2-loader load SOURCE --name %s --replace',
                    quote_ident((c.model).name)))

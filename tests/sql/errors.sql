@@ -1,0 +1,99 @@
+-- What bad input gets: SQLSTATE, message, detail, hint.
+\set SHOW_CONTEXT never
+\set VERBOSITY default
+
+-- no model is loaded
+SELECT gpt2_generate('Happy New Year!');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_next_token('Happy New Year!');
+SELECT gpt2_embeddings('{1}');
+SELECT gpt2_block('{"[1]"}', 0);
+SELECT gpt2_forward('{1}');
+
+-- unknown model
+SELECT gpt2_generate('x', model => 'absent');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_tokenize('x', 'absent');
+SELECT gpt2_default_model('absent');
+SELECT gpt2_drop_model('absent');
+\echo :LAST_ERROR_SQLSTATE
+SET gpt2.model = 'absent';
+SELECT gpt2_detokenize('{1}');
+RESET gpt2.model;
+
+-- not in the vocabulary
+SELECT gpt2_detokenize('{50256,50257}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_detokenize('{-1}');
+SELECT gpt2_detokenize('{1,NULL}');
+
+-- A model of width 2, 2 blocks and 4 positions, so that there is something to ask.
+BEGIN;
+SELECT gpt2._add_model('tiny', '{
+    "tokenizer": 1, "n_token": 50257, "eos_token": 50256, "n_vocab": 50257, "n_ctx": 4,
+    "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5, "scale_attn_weights": true, "tie_word_embeddings": true,
+    "n_parameters": 100594, "precision": "float32"}');
+INSERT INTO gpt2.wte SELECT 1, token, '[1,2]' FROM generate_series(0, 50256) AS token;
+SELECT gpt2._finish_model(1);
+ROLLBACK;
+\echo :LAST_ERROR_SQLSTATE
+BEGIN;
+SELECT gpt2._add_model('tiny', '{
+    "tokenizer": 1, "n_token": 50257, "eos_token": 50256, "n_vocab": 50257, "n_ctx": 4,
+    "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5, "scale_attn_weights": true, "tie_word_embeddings": true,
+    "n_parameters": 100594, "precision": "float32"}') AS model \gset
+INSERT INTO gpt2.wte SELECT :model, token, '[1,2]' FROM generate_series(0, 50256) AS token;
+INSERT INTO gpt2.wpe SELECT :model, n, '[1,2]' FROM generate_series(0, 3) AS n;
+COMMIT;
+
+-- name taken
+SELECT gpt2._add_model('tiny', '{}');
+\echo :LAST_ERROR_SQLSTATE
+
+-- too long
+SELECT gpt2_generate('one two three four five');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_next_token('one two three four five');
+SELECT gpt2_forward('{1,2,3,4,5}');
+SELECT gpt2_embeddings('{1,2,3,4,5}');
+SELECT gpt2_block('{"[1,1]","[1,1]","[1,1]","[1,1]","[1,1]"}', 0);
+
+-- arguments of sampling
+SELECT gpt2_generate('x', -1);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_generate('x', NULL);
+SELECT gpt2_generate('x', temperature => -0.5);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_generate('x', temperature => 'NaN');
+SELECT gpt2_generate('x', temperature => 'Infinity');
+SELECT gpt2_generate('x', temperature => NULL);
+SELECT gpt2_generate('x', top_k => 0);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_next_token('x', -3);
+SELECT gpt2_next_token('x', temperature => -1);
+
+-- blocks, activations, tokens
+SELECT gpt2_block('{"[1,1]"}', 2);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_block('{"[1,1]"}', -1);
+SELECT gpt2_block('{"[1,1]"}', NULL);
+SELECT gpt2_block('{"[1,1]","[1,1,1]"}', 0);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_block('{"[1,1]",NULL}', 0);
+SELECT gpt2_block('{}', 0);
+SELECT gpt2_forward('{1,50257}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_forward('{-1}');
+SELECT gpt2_forward('{1,NULL}');
+SELECT gpt2_forward('{}');
+SELECT gpt2_embeddings('{1,50257}');
+
+-- a model whose weights are gone
+DELETE FROM gpt2.wte;
+SELECT gpt2_generate('x');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_generate('x', model => 'tiny');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_drop_model('tiny');
