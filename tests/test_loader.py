@@ -946,7 +946,10 @@ ATTACKS = {
     "empty": (b"", "fewer than the length of a header has"),
     "no header": (b"\0\0\0", "fewer than the length of a header has"),
     "header too large": (file_of({}, n_header=2**62), "at most 100000000 are allowed"),
-    "header beyond the end": (file_of({}, n_header=99), "Its header would have 99 bytes, the file has 10"),
+    "header beyond the end": (
+        file_of({}, n_header=99),
+        "Its header would have 99 bytes, the file has 10",
+    ),
     "not JSON": (file_of(b"not JSON"), "Expecting value"),
     "not UTF-8": (file_of(b'{"\xff": 1}'), "not UTF-8"),
     "not an object": (file_of(b"[]"), "not an object"),

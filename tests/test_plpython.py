@@ -50,9 +50,9 @@ def test_gives_the_name(db, model):  # noqa: F811
 
 def test_public_may_not(db, role, model):  # noqa: F811
     db.execute(f"SET ROLE {role}")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for function"):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for f"):
         db.execute(SQL, (model,))
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for function"):
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for f"):
         db.execute("SELECT gpt2._load_model(%s, 'm', false)", (model,))
 
 
