@@ -164,6 +164,8 @@ def test_killed_import_leaves_nothing(db, database, directory, signal_number):  
             [*PROGRAM, "load", str(directory), "--dsn", database],
             stderr=subprocess.PIPE,
             text=True,
+            # a shell's background job, as CI may be, ignores Ctrl-C and hands that on
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         wait_for_lock(db, "COPY gpt2.linear%")
         assert count_rows(db, TABLES + VOCABULARY) == before
