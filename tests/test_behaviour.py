@@ -388,13 +388,11 @@ def test_arithmetic(tx, positions):
         (N_LINEAR + N_VOCAB + 2 * 13) * positions + 24 * pairs + 24 * 32 * late)
 
 
-@pytest.mark.xfail(strict=True, reason="gpt2._mlp cuts the slice again for every neuron")
 def test_slices_are_cut_once(tx):
     n = calls(tx, "SELECT gpt2_generate('The', 3)")
     assert n["subvector"] == 3 * (24 + 6 + 24) + 2 * 24 * (1 + 2 + 3)
 
 
-@pytest.mark.xfail(strict=True, reason="gpt2._attention computes each score twice")
 def test_arithmetic_of_forward(tx):
     n = calls(tx, "SELECT gpt2_forward('{1,2,3}')")
     assert n["vector_sub"] == 13 * 3

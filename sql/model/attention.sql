@@ -45,6 +45,7 @@ BEGIN ATOMIC
         SELECT q.head, q."position", k.v, k.d, -(q.q <#> k.k) * gpt2._attention_scale(m) AS score
         FROM head AS q
         JOIN head AS k ON k.head = q.head AND k."position" <= q."position"
+        OFFSET 0
     ), pattern AS (
         -- softmax over the keys; the largest score is taken off before exp, which changes nothing
         -- but its range, and exp() would raise an error below -745

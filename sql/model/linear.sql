@@ -7,14 +7,16 @@ CREATE FUNCTION gpt2._linear(x vector, model int, block int, layer gpt2.layer, s
 RETURNS TABLE (y vector)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    -- OFFSET 0 is a fence: without it the planner computes y again wherever it is mentioned
+    -- OFFSET 0 is a fence: without it the planner computes y again wherever it is mentioned, and an
+    -- expression given for x again for every neuron
     SELECT ARRAY(
-        SELECT w.bias - (w.weight <#> x)
+        SELECT w.bias - (w.weight <#> input.x)
         FROM gpt2.linear AS w
         WHERE w.model = _linear.model AND w.block = _linear.block AND w.layer = _linear.layer
           AND w.slice = _linear.slice
         ORDER BY w.unit
     )::vector
+    FROM (SELECT _linear.x OFFSET 0) AS input
     OFFSET 0;
 END;
 COMMENT ON FUNCTION gpt2._linear(vector, int, int, gpt2.layer, int) IS
