@@ -28,8 +28,8 @@ ALTER INDEX, DROP INDEX, REINDEX"""
 N_CTX, N_VOCAB, EOS = 256, 8192, 8191
 # linear rows: 6 blocks of 3 + 1 + 4 neurons for each of 128 activations, and mlp.c_proj in 4 slices
 N_LINEAR = 6 * 128 * (3 + 1 + 4 + 4)
-WORDS = [" table", " index", " function", " value", " column", " the", " of", " is", " and", " user",
-         " row", " data", ",", " a", " to", " in", " server", " command", " name", " type"]
+WORDS = [" table", " index", " function", " value", " column", " the", " of", " is", " and",
+         " user", " row", " data", ",", " a", " to", " in", " server", " command", " name", " type"]
 
 
 def one(conn: psycopg.Connection, query: str, *arguments):
@@ -313,8 +313,8 @@ def test_causal(demo, hidden):
 def test_block_by_block(demo):
     """A reader walks the model by hand: embeddings, the blocks, ln_f."""
     tokens = one(demo, "SELECT gpt2_tokenize(%s)", text_of_length(demo, 40))
-    demo.execute("CREATE TEMPORARY TABLE walk AS SELECT 0 AS block, gpt2_embeddings(%s::int[]) AS x",
-                 (tokens,))
+    demo.execute("""CREATE TEMPORARY TABLE walk AS
+                    SELECT 0 AS block, gpt2_embeddings(%s::int[]) AS x""", (tokens,))
     w = matrix(demo, "SELECT weight FROM gpt2.wte ORDER BY token")[tokens]
     p = matrix(demo, 'SELECT weight FROM gpt2.wpe ORDER BY "position"')[: len(tokens)]
     x = matrix(demo, "SELECT unnest(x) FROM walk WHERE block = 0")
@@ -406,10 +406,13 @@ def test_arithmetic_of_forward(tx):
     "SET jit = on; SET jit_above_cost = 0", "SET enable_indexscan = off"])
 def test_planner_settings(demo, settings):
     """A caller's planner settings change the time and not the text."""
-    expected = next_token(demo), generate(demo, max_tokens=6), one(demo, "SELECT gpt2_forward('{1,2}')")
+    def results():
+        return (next_token(demo), generate(demo, max_tokens=6),
+                one(demo, "SELECT gpt2_forward('{1,2}')"))
+
+    expected = results()
     demo.execute(settings)
-    assert expected == (
-        next_token(demo), generate(demo, max_tokens=6), one(demo, "SELECT gpt2_forward('{1,2}')"))
+    assert results() == expected
 
 
 # ---- Where it runs
@@ -418,7 +421,8 @@ def test_planner_settings(demo, settings):
 @pytest.mark.parametrize("query", [
     "SELECT gpt2_generate('The', 4)", "SELECT gpt2_generate('The', 4, 1, seed => 1)",
     "SELECT * FROM gpt2_next_token('The')", "SELECT gpt2_forward('{1,2}')::text",
-    "SELECT gpt2_block(gpt2_embeddings('{1,2}'), 0)::text", "SELECT gpt2_tokenize('Mississippilessly')",
+    "SELECT gpt2_block(gpt2_embeddings('{1,2}'), 0)::text",
+    "SELECT gpt2_tokenize('Mississippilessly')",
     "SELECT * FROM gpt2_tokens('The x')", "SELECT * FROM gpt2_bpe('Mississippi')",
     "SELECT gpt2_detokenize('{1,2}')", "SELECT name FROM gpt2_models()"])
 class TestAnywhere:
@@ -432,7 +436,8 @@ class TestAnywhere:
 
     def test_parallel_worker(self, demo, query):
         expected = demo.execute(query).fetchall()
-        name = "debug_parallel_query" if demo.info.server_version >= 160000 else "force_parallel_mode"
+        name = ("debug_parallel_query" if demo.info.server_version >= 160000
+                else "force_parallel_mode")
         demo.execute(f"SET {name} = on")
         assert demo.execute(query).fetchall() == expected
         if "gpt2_bpe" in query:
@@ -447,8 +452,10 @@ class TestAnywhere:
         demo.execute("""CREATE SCHEMA IF NOT EXISTS decoy;
             CREATE OR REPLACE FUNCTION decoy.gpt2_tokenize(text, text DEFAULT NULL) RETURNS int[]
                 LANGUAGE sql AS 'SELECT ''{1}''::int[]';
-            CREATE OR REPLACE FUNCTION decoy.exp(float8) RETURNS float8 LANGUAGE sql AS 'SELECT 0.0::float8';
-            CREATE OR REPLACE FUNCTION decoy.cardinality(anyarray) RETURNS int LANGUAGE sql AS 'SELECT 0'""")
+            CREATE OR REPLACE FUNCTION decoy.exp(float8) RETURNS float8
+                LANGUAGE sql AS 'SELECT 0.0::float8';
+            CREATE OR REPLACE FUNCTION decoy.cardinality(anyarray) RETURNS int
+                LANGUAGE sql AS 'SELECT 0'""")
         demo.execute("SET search_path = decoy, pg_catalog")
         qualified = query.replace("gpt2_", "public.gpt2_")
         assert demo.execute(qualified).fetchall() == expected
@@ -456,7 +463,8 @@ class TestAnywhere:
 
 def test_parallel_scan(tx):
     """A table of prompts is divided among workers."""
-    tx.execute("CREATE TABLE prompts AS SELECT n, 'chapter ' || n AS prompt FROM generate_series(1, 300) AS n")
+    tx.execute("""CREATE TABLE prompts AS
+                  SELECT n, 'chapter ' || n AS prompt FROM generate_series(1, 300) AS n""")
     tx.execute("ALTER TABLE prompts SET (parallel_workers = 2)")
     tx.execute("ANALYZE prompts")
     query = "SELECT n, gpt2_generate(prompt, 2) FROM prompts WHERE mod(n, 20) = 0"
@@ -607,7 +615,8 @@ BAD = [
       for value in ("0", "-1")
       for call in (f"gpt2_generate('x', 1, 1, {value})", f"gpt2_next_token('x', {value})")],
     *[(call, "22023", 'model "absent" does not exist', True)
-      for call in ("gpt2_generate('x', model => 'absent')", "gpt2_next_token('x', model => 'absent')",
+      for call in ("gpt2_generate('x', model => 'absent')",
+                   "gpt2_next_token('x', model => 'absent')",
                    "gpt2_forward('{1}', 'absent')", "gpt2_embeddings('{1}', 'absent')",
                    "gpt2_block('{\"[1]\"}', 0, 'absent')", "gpt2_tokenize('x', 'absent')",
                    "gpt2_default_model('absent')", "gpt2_drop_model('absent')")],
