@@ -108,7 +108,8 @@ def objects(connection: psycopg.Connection) -> list[tuple]:
     UNION ALL
         SELECT 'column', a.attrelid::regclass || '.' || a.attname,
                format('%s %s %s %s', format_type(a.atttypid, a.atttypmod), a.attnotnull,
-                      a.attstorage, pg_get_expr(d.adbin, d.adrelid)), col_description(a.attrelid, a.attnum)
+                      a.attstorage, pg_get_expr(d.adbin, d.adrelid)),
+               col_description(a.attrelid, a.attnum)
         FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
         LEFT JOIN pg_attrdef AS d ON d.adrelid = c.oid AND d.adnum = a.attnum
         WHERE c.relnamespace = 'gpt2'::regnamespace AND a.attnum > 0

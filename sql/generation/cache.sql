@@ -19,7 +19,8 @@ CREATE TYPE gpt2._context AS (
     past gpt2._past[],  -- [n_layer * n_head], block by block
     y vector            -- [n_embd]: after ln_f, at the last position computed
 );
-COMMENT ON TYPE gpt2._context IS 'a text on its way through a model: tokens, cache, last activation';
+COMMENT ON TYPE gpt2._context IS
+    'a text on its way through a model: tokens, cache, last activation';
 
 
 CREATE FUNCTION gpt2._chunk()
@@ -38,8 +39,10 @@ BEGIN ATOMIC
     -- model/attention.sql, which says the same over all positions
     SELECT p.z
     FROM (
-        SELECT ARRAY(SELECT -(u.k <#> q) * scale FROM (SELECT unnest((_attend.past).k) AS k) AS u) AS past,
-               ARRAY(SELECT -(u.k <#> q) * scale FROM (SELECT unnest(recent_k) AS k) AS u) AS recent
+        SELECT ARRAY(SELECT -(u.k <#> q) * scale
+                     FROM (SELECT unnest((_attend.past).k) AS k) AS u) AS past,
+               ARRAY(SELECT -(u.k <#> q) * scale
+                     FROM (SELECT unnest(recent_k) AS k) AS u) AS recent
         OFFSET 0
     ) AS score
     CROSS JOIN LATERAL (
@@ -68,8 +71,8 @@ BEGIN ATOMIC
             WHERE (_attend.past).v IS NOT NULL
         UNION ALL
             -- weights below 1e-12 add nothing, and could underflow
-            SELECT gpt2._fill(CASE WHEN u.w > 1e-12 * total.weight THEN u.w / total.weight ELSE 0 END,
-                              vector_dims(q)) * u.v
+            SELECT gpt2._fill(CASE WHEN u.w > 1e-12 * total.weight
+                                   THEN u.w / total.weight ELSE 0 END, vector_dims(q)) * u.v
             FROM (SELECT unnest(weight.recent) AS w, unnest(recent_v) AS v) AS u
         ) AS part (z)
         OFFSET 0

@@ -2,7 +2,8 @@
 -- weighted mean of what they offer.
 --     attention(q, k, v) = softmax(q . k / sqrt(d)) v,  d = n_embd / n_head,  in every head
 -- [n_seq, n_embd] -> [n_seq, n_embd]
--- Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2; attn() in openai/gpt-2, src/model.py.
+-- Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.2; attn() in openai/gpt-2,
+-- src/model.py.
 --
 -- This is the formula over all positions at once, as a reader wants to see it. Generation asks for
 -- one position at a time, with a cache of the others: generation/cache.sql.
@@ -38,8 +39,10 @@ BEGIN ATOMIC
                subvector(p.qkv, 1 + h.head * h.d + 2 * (m).n_embd, h.d) AS v,
                h.d
         FROM qkv AS p
-        CROSS JOIN (SELECT head, (m).n_embd / (m).n_head FROM generate_series(0, (m).n_head - 1) AS head)
-            AS h (head, d)
+        CROSS JOIN (
+            SELECT head, (m).n_embd / (m).n_head
+            FROM generate_series(0, (m).n_head - 1) AS head
+        ) AS h (head, d)
     ), score AS (
         -- [n_head, n_seq, n_seq]: how well each earlier position's key fits the query
         SELECT q.head, q."position", k.v, k.d, -(q.q <#> k.k) * gpt2._attention_scale(m) AS score
@@ -54,8 +57,8 @@ BEGIN ATOMIC
         FROM score AS s
         WINDOW w AS (PARTITION BY s.head, s."position")
     ), z AS (
-        -- [n_head, n_seq, d]: the weighted mean of the values. A weight below 1e-12 adds nothing that
-        -- float4 could hold, and pgvector raises an error where a product underflows.
+        -- [n_head, n_seq, d]: the weighted mean of the values. A weight below 1e-12 adds nothing
+        -- that float4 could hold, and pgvector raises an error where a product underflows.
         SELECT p.head, p."position",
                sum(gpt2._fill(CASE WHEN p.share > 1e-12 THEN p.share ELSE 0 END, p.d) * p.v) AS z
         FROM (SELECT *, weight / sum(weight) OVER (PARTITION BY head, "position") AS share

@@ -1,7 +1,7 @@
 -- The model: embeddings, the blocks, one more layer norm; the output projection turns a position
 -- into a logit for every token.  tokens [n_seq] -> [n_seq, n_embd] -> [n_seq, n_vocab]
--- Source: model() in openai/gpt-2, src/model.py. A reader can walk it by hand: gpt2_embeddings, then
--- gpt2_block for block 0, 1, ..., is gpt2_forward but for ln_f.
+-- Source: model() in openai/gpt-2, src/model.py. A reader can walk it by hand: gpt2_embeddings,
+-- then gpt2_block for block 0, 1, ..., is gpt2_forward but for ln_f.
 
 
 CREATE FUNCTION gpt2._check_tokens(tokens int[], m gpt2.model)
@@ -46,11 +46,13 @@ BEGIN ATOMIC
     -- One of the two has rows; ids that only pad the vocabulary are left out. The fields of m are
     -- read once behind OFFSET 0: read for every token they took as long as the inner products.
     SELECT w.token, -(w.weight <#> y)
-    FROM (SELECT (m).model, (m).n_token, (m).eos_token WHERE (m).tie_word_embeddings OFFSET 0) AS f
+    FROM (SELECT (m).model, (m).n_token, (m).eos_token
+          WHERE (m).tie_word_embeddings OFFSET 0) AS f
     JOIN gpt2.wte AS w ON w.model = f.model AND (w.token < f.n_token OR w.token = f.eos_token)
     UNION ALL
     SELECT w.token, -(w.weight <#> y)
-    FROM (SELECT (m).model, (m).n_token, (m).eos_token WHERE NOT (m).tie_word_embeddings OFFSET 0) AS f
+    FROM (SELECT (m).model, (m).n_token, (m).eos_token
+          WHERE NOT (m).tie_word_embeddings OFFSET 0) AS f
     JOIN gpt2.lm_head AS w ON w.model = f.model AND (w.token < f.n_token OR w.token = f.eos_token);
 END;
 COMMENT ON FUNCTION gpt2._logits(vector, gpt2.model) IS

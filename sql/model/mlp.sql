@@ -1,10 +1,11 @@
 -- Multi-layer perceptron: two linear layers with a smooth step between them. In GPT-2 it holds two
 -- thirds of a block's weights.  [n_embd] -> [n_inner] -> [n_embd]
--- Source: mlp() and gelu() in openai/gpt-2, src/model.py; Hendrycks, Gimpel 2016 (arXiv:1606.08415).
+-- Source: mlp() and gelu() in openai/gpt-2, src/model.py; Hendrycks, Gimpel 2016
+-- (arXiv:1606.08415).
 
 
--- erf() came with PostgreSQL 16; only models with the exact 'gelu' need it. IMMUTABLE in both cases,
--- or gpt2._gelu could not be inlined, and would take twenty times as long.
+-- erf() came with PostgreSQL 16; only models with the exact 'gelu' need it. IMMUTABLE in both
+-- cases, or gpt2._gelu could not be inlined, and would take twenty times as long.
 DO $$
 BEGIN
     IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN

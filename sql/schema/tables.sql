@@ -14,7 +14,8 @@ CREATE TABLE gpt2.tokenizer (
 );
 COMMENT ON TABLE gpt2.tokenizer IS
     'vocabularies: number 1 is GPT-2''s own, others come with the models that use them';
-COMMENT ON COLUMN gpt2.tokenizer.sha256 IS 'hash of the tokens and merges: equal ones are kept once';
+COMMENT ON COLUMN gpt2.tokenizer.sha256 IS
+    'hash of the tokens and merges: equal ones are kept once';
 COMMENT ON COLUMN gpt2.tokenizer.n_token IS 'number of token ids: 0 to n_token - 1';
 
 CREATE TABLE gpt2.token (
@@ -128,7 +129,8 @@ COMMENT ON TABLE gpt2.linear IS
 COMMENT ON COLUMN gpt2.linear.slice IS
     'inputs slice * n_embd and on: mlp.c_proj has n_inner inputs, more than a page holds in one '
     'PLAIN row; slices after the first have bias 0';
-COMMENT ON COLUMN gpt2.linear.unit IS 'output number; attn.c_attn has queries, keys, values in turn';
+COMMENT ON COLUMN gpt2.linear.unit IS
+    'output number; attn.c_attn has queries, keys, values in turn';
 
 CREATE TABLE gpt2.lm_head (
     model int NOT NULL,
