@@ -28,7 +28,8 @@ BEGIN ATOMIC
           AND gpt2._check_sampling(temperature, top_k)
           AND gpt2._assert(max_tokens >= 0, 'invalid_parameter_value',
                   'max_tokens must be 0 or more',
-                  format('It is %s.', coalesce(max_tokens::text, 'NULL')))
+                  format('It is %s.', coalesce(max_tokens::text, 'NULL')),
+                  'Use 0 to add nothing, or leave it out for 32.')
     ), span AS MATERIALIZED (
         SELECT i.*, cardinality(i.tokens) AS n_prompt,
                least(cardinality(i.tokens) + max_tokens::bigint, (i.m).n_ctx)::int AS n_stop,

@@ -9,13 +9,17 @@ RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT gpt2._assert(coalesce(cardinality(tokens), 0) > 0, 'invalid_parameter_value',
-               'the list of tokens is empty', 'A forward pass needs at least one position.')
+               'the list of tokens is empty', 'A forward pass needs at least one position.',
+               'Tokens come from gpt2_tokenize(prompt).')
        AND gpt2._assert(cardinality(tokens) <= (m).n_ctx, 'program_limit_exceeded',
                format('%s tokens are too long for model "%s"', cardinality(tokens), (m).name),
-               format('Its context is %s tokens.', (m).n_ctx))
+               format('Its context is %s tokens.', (m).n_ctx),
+               format('Use the last %s: tokens[cardinality(tokens) - %s:].', (m).n_ctx,
+                      (m).n_ctx - 1))
        AND gpt2._assert(bad.token IS NULL, 'invalid_parameter_value',
                format('token %s is not in the vocabulary of model "%s"', bad.token, (m).name),
-               format('Tokens are 0 to %s.', (m).n_vocab - 1))
+               format('Tokens are 0 to %s.', (m).n_vocab - 1),
+               'Tokens come from gpt2_tokenize(prompt, model), for the same model.')
     FROM (
         SELECT (array_agg(coalesce(t.token::text, 'NULL') ORDER BY t.n))[1]
         FROM unnest(tokens) WITH ORDINALITY AS t (token, n)
@@ -85,18 +89,22 @@ BEGIN ATOMIC
         AND gpt2._assert(block BETWEEN 0 AND (m.m).n_layer - 1, 'invalid_parameter_value',
             format('block %s does not exist in model "%s"', coalesce(block::text, 'NULL'),
                    (m.m).name),
-            format('Its blocks are 0 to %s.', (m.m).n_layer - 1))
+            format('Its blocks are 0 to %s.', (m.m).n_layer - 1),
+            'SELECT name, n_layer FROM gpt2_models(); lists the numbers of blocks.')
         AND gpt2._assert(cardinality(x) > 0, 'invalid_parameter_value',
-            'the list of activations is empty', 'A block needs at least one position.')
+            'the list of activations is empty', 'A block needs at least one position.',
+            'Activations come from gpt2_embeddings(tokens, model).')
         AND gpt2._assert(cardinality(x) <= (m.m).n_ctx, 'program_limit_exceeded',
             format('%s positions are too long for model "%s"', cardinality(x), (m.m).name),
-            format('Its context is %s tokens.', (m.m).n_ctx))
+            format('Its context is %s tokens.', (m.m).n_ctx),
+            'SELECT name, n_ctx FROM gpt2_models(); lists the contexts.')
         AND gpt2._assert(
             (SELECT bool_and(coalesce(vector_dims(v.x) = (m.m).n_embd, false))
              FROM unnest(x) AS v (x)),
             'invalid_parameter_value',
             format('the activations do not fit model "%s"', (m.m).name),
-            format('Each must be a vector of width %s.', (m.m).n_embd))
+            format('Each must be a vector of width %s.', (m.m).n_embd),
+            'Activations come from gpt2_embeddings(tokens, model), for the same model.')
         THEN gpt2._block(x, m.m, block) END
     FROM (SELECT gpt2._model(gpt2_block.model) AS m OFFSET 0) AS m;
 END;

@@ -60,7 +60,8 @@ BEGIN ATOMIC
             format('token %s is not in the vocabulary',
                    coalesce((array_agg(coalesce(i.token::text, 'NULL') ORDER BY i.n)
                              FILTER (WHERE i.bytes IS NULL))[1], '')),
-            format('Tokens are 0 to %s.', max(i.largest)))
+            format('Tokens are 0 to %s.', max(i.largest)),
+            'Tokens come from gpt2_tokenize(prompt, model), for the same model.')
         THEN gpt2._utf8(coalesce(string_agg(i.bytes, '' ORDER BY i.n), ''))
     END
     FROM (
