@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-PROMPT = "Happy New Year! The quick brown fox"
 N_GREEDY = 64
 
 #: name -> what differs from transformers' GPT2Config defaults
