@@ -335,9 +335,10 @@ def test_block_by_block(demo):
 
 
 def reads(conn: psycopg.Connection, query: str) -> tuple[int, int]:
-    """Rows of gpt2.linear and of gpt2.wte that a query reads."""
+    """Rows of gpt2.linear_page and of gpt2.token_page that a query reads."""
     counts = """SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables
-                WHERE relid IN ('gpt2.linear'::regclass, 'gpt2.wte'::regclass) ORDER BY relname"""
+                WHERE relid IN ('gpt2.linear_page'::regclass, 'gpt2.token_page'::regclass)
+                ORDER BY relname"""
     before = np.array(conn.execute(counts).fetchall())
     conn.execute(query)
     after = np.array(conn.execute(counts).fetchall())
@@ -357,10 +358,13 @@ def reads(conn: psycopg.Connection, query: str) -> tuple[int, int]:
     ("SELECT gpt2_forward(array_fill(5, ARRAY[7]))", 7, 0),
 ])
 def test_reads(tx, query, positions, choices):
-    """The fences hold (OFFSET 0 in the SQL): no neuron is computed twice, and no logit."""
+    """The fences hold (OFFSET 0 in the SQL): no page of neurons is read twice, and none of wte."""
+    linear_pages, token_pages = (one(tx, f"SELECT count(*) FROM gpt2.{table}_page")
+                                 for table in ("linear", "token"))
+    assert (linear_pages, token_pages) == (6 * (26 + 9 + 35 + 4 * 9), 547)  # 15 neurons a page
     linear, wte = reads(tx, query)
-    assert linear == positions * N_LINEAR
-    assert choices * N_VOCAB <= wte <= choices * N_VOCAB + 2 * positions + 20
+    assert linear == positions * linear_pages
+    assert choices * token_pages <= wte <= choices * token_pages + 2 * positions + 20
 
 
 def calls(conn: psycopg.Connection, query: str) -> dict[str, int]:
@@ -521,10 +525,10 @@ def two_models(tx) -> psycopg.Connection:
     small = one(tx, """SELECT gpt2._add_model('small', jsonb_set(to_jsonb(m), '{n_layer}', '1'))
                        FROM gpt2.model AS m""")
     for statement in (
-        "INSERT INTO gpt2.wte SELECT %s, token, weight FROM gpt2.wte",
+        "INSERT INTO gpt2.token_page SELECT %s, layer, page, weight FROM gpt2.token_page",
         'INSERT INTO gpt2.wpe SELECT %s, "position", weight FROM gpt2.wpe',
-        """INSERT INTO gpt2.linear SELECT %s, block, layer, slice, unit, bias, weight
-           FROM gpt2.linear WHERE block = 0""",
+        """INSERT INTO gpt2.linear_page SELECT %s, block, layer, slice, page, bias, weight
+           FROM gpt2.linear_page WHERE block = 0""",
         """INSERT INTO gpt2.layer_norm SELECT %s, least(block, 1), layer, weight, bias
            FROM gpt2.layer_norm WHERE block = 0 OR layer = 'ln_f'""",
         "SELECT gpt2._finish_model(%s)",
@@ -678,7 +682,7 @@ def test_setting_names_no_model(demo):
 
 @pytest.mark.parametrize("options", [{}, {"model": "demo"}])
 def test_model_without_weights(tx, options):
-    tx.execute("DELETE FROM gpt2.wte")
+    tx.execute("DELETE FROM gpt2.token_page")
     with pytest.raises(psycopg.Error) as error:
         generate(tx, **options)
     assert error.value.diag.sqlstate == "55000"

@@ -42,7 +42,7 @@ READERS = {
 WRITERS = {"gpt2_default_model", "gpt2_drop_model"}
 INTERNAL_WRITERS = {
     "_delete_model", "_drop_model", "_drop_unused_tokenizers", "_add_tokenizer",
-    "_finish_tokenizer", "_add_model", "_finish_model"}
+    "_finish_tokenizer", "_add_model", "_finish_model", "_update_linear", "_update_token"}
 
 
 def database(new_database, *models: str) -> str:
@@ -314,9 +314,10 @@ def test_anybody_may_read(nobody, query):
     "SELECT gpt2._add_tokenizer('x', 256)", "SELECT gpt2._finish_tokenizer(1)",
     "SELECT gpt2._add_model('x', to_jsonb(m)) FROM gpt2.model AS m",
     "SELECT gpt2._add_model('demo', to_jsonb(m), replace => true) FROM gpt2.model AS m",
-    "DELETE FROM gpt2.wte", "UPDATE gpt2.model SET is_default = false",
-    "INSERT INTO gpt2.merge VALUES (1, 1000000, 1, 1, 1)", "TRUNCATE gpt2.linear",
-    "CREATE TABLE gpt2.mine ()", "DROP EXTENSION gpt2", "ALTER TABLE gpt2.wte ADD x int"])
+    "DELETE FROM gpt2.token_page", "UPDATE gpt2.model SET is_default = false",
+    "INSERT INTO gpt2.merge VALUES (1, 1000000, 1, 1, 1)", "TRUNCATE gpt2.linear_page", "UPDATE gpt2.linear SET bias = 0",
+    "UPDATE gpt2.wte SET weight = weight",
+    "CREATE TABLE gpt2.mine ()", "DROP EXTENSION gpt2", "ALTER TABLE gpt2.wpe ADD x int"])
 def test_nobody_may_write(nobody, query):
     with pytest.raises(errors.InsufficientPrivilege):
         nobody.execute(query)

@@ -53,7 +53,7 @@ def test_public_may_not(db, role, model):  # noqa: F811
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for f"):
         db.execute(SQL, (model,))
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for f"):
-        db.execute("SELECT gpt2._load_model(%s, 'm', false)", (model,))
+        db.execute("SELECT gpt2._load_model(%s, 'm', false, 'float32')", (model,))
 
 
 def test_only_who_may_read_files(db, role, model):  # noqa: F811

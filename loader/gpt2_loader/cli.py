@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
+from enum import Enum
 from typing import Annotated, Optional
 
 import psycopg
@@ -31,6 +32,11 @@ Dsn = Annotated[
 ]
 
 
+class Precision(str, Enum):
+    float32 = "float32"
+    float16 = "float16"
+
+
 @app.command()
 def load(
     source: Annotated[
@@ -49,6 +55,9 @@ def load(
     default: Annotated[
         bool, typer.Option("--default", help="Make it the model that is used by default.")
     ] = False,
+    precision: Annotated[
+        Precision, typer.Option(help="Type of the weights: float16 is faster, and half as large.")
+    ] = Precision.float32,
 ):
     """Load a model, in one transaction."""
     from tqdm import tqdm
@@ -63,7 +72,7 @@ def load(
             bar.reset(checkpoint.n_bytes)
             importer.load(
                 client.Target(connection), checkpoint, name, found.origin, found.revision,
-                replace, default,
+                replace, default, precision.value,
             )  # fmt: skip
     seconds = time.monotonic() - began
     print(f'loaded model "{name}": {checkpoint.n_parameters():,} parameters in {seconds:.1f} s')
@@ -75,7 +84,9 @@ def list_models(dsn: Dsn = ""):
     with _errors(), client.connect(dsn) as connection:
         models = connection.execute(
             """SELECT name, CASE WHEN is_default THEN 'default' ELSE '' END,
-                      n_parameters::text, pg_size_pretty(4 * n_parameters), coalesce(source, '')
+                      n_parameters::text,
+                      pg_size_pretty(CASE precision WHEN 'float16' THEN 2 ELSE 4 END * n_parameters),
+                      coalesce(source, '')
                FROM gpt2.model ORDER BY name"""
         ).fetchall()
     rows = [("name", "", "parameters", "size", "source"), *models]

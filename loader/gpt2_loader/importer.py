@@ -16,11 +16,24 @@ from gpt2_loader.errors import BAD_ARGUMENT, WRONG_DATA, LoadError
 
 CHUNK = 1 << 23  # bytes of a tensor that are read at a time: bounds the memory
 
+COLUMNS = {"float32": ("weight", np.float32), "float16": ("half", np.float16)}
+
 LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # in the order of the enum
 
 
-def load(target, checkpoint, name, source, revision=None, replace=False, make_default=False):
-    """Loads a Checkpoint under a name; the database's errors are for the caller."""
+def load(
+    target, checkpoint, name, source, revision=None, replace=False, make_default=False,
+    precision="float32",
+):  # fmt: skip
+    """Loads a Checkpoint under a name; the database's errors are for the caller.
+
+    precision: type of the linear layers' and the token embeddings' weights in the database; all
+    else is float32.
+    """
+    if precision not in COLUMNS:
+        raise LoadError(
+            BAD_ARGUMENT, f'precision "{precision}" does not exist', "It is float32 or float16."
+        )
     if not name:
         raise LoadError(
             BAD_ARGUMENT, "the name of a model may not be empty", "It is what queries call it by."
@@ -30,7 +43,7 @@ def load(target, checkpoint, name, source, revision=None, replace=False, make_de
         "n_token": checkpoint.n_token,
         "eos_token": checkpoint.eos_token,
         "n_parameters": checkpoint.n_parameters(),
-        "precision": "float32",
+        "precision": precision,
         "source": source,
         "revision": revision,
         "sha256": checkpoint.sha256(),
@@ -42,16 +55,22 @@ def load(target, checkpoint, name, source, revision=None, replace=False, make_de
         "SELECT gpt2._add_model($1, $2::jsonb, $3, $4)",
         name, json.dumps(properties), replace, make_default,
     )  # fmt: skip
-    target.copy("wte", "model, token, weight", _embeddings(checkpoint, model, "wte"))
-    target.copy("wpe", 'model, "position", weight', _embeddings(checkpoint, model, "wpe"))
+    pages = _Pages(target, model, precision)
+    for name in ("wte",) if checkpoint.config.tie_word_embeddings else ("wte", "lm_head"):
+        target.copy(
+            "token_page",
+            f"model, layer, page, {pages.column}",
+            _token_embeddings(checkpoint, pages, name),
+        )
+    target.copy("wpe", 'model, "position", weight', _position_embeddings(checkpoint, model))
     target.copy(
         "layer_norm", "model, block, layer, weight, bias", _layer_norms(checkpoint, model)
     )
     target.copy(
-        "linear", "model, block, layer, slice, unit, bias, weight", _linear(checkpoint, model)
+        "linear_page",
+        f"model, block, layer, slice, page, bias, {pages.column}",
+        _linear(checkpoint, pages),
     )
-    if not checkpoint.config.tie_word_embeddings:
-        target.copy("lm_head", "model, token, weight", _embeddings(checkpoint, model, "lm_head"))
     target.execute("SELECT gpt2._finish_model($1)", model)
 
 
@@ -82,15 +101,61 @@ def _tokenizer(target, vocabulary):
     return tokenizer
 
 
-def _embeddings(checkpoint, model, name):
-    """Rows (model, row number, weight [n_embd]) of wte, wpe or lm_head."""
+class _Pages:
+    """How a model's neurons are put in rows: page_size to a row, in a column of a type."""
+
+    def __init__(self, target, model, precision):
+        self.model = model
+        self.precision = precision
+        self.column, self._dtype = COLUMNS[precision]
+        # an array in COPY's binary format names the type of its elements
+        [(self.size, self._type)] = target.execute(
+            """SELECT m.page_size, t.typelem::int
+               FROM gpt2.model AS m, pg_catalog.pg_attribute AS a, pg_catalog.pg_type AS t
+               WHERE m.model = $1 AND a.attrelid = 'gpt2.linear_page'::regclass
+                 AND a.attname = $2 AND t.oid = a.atttypid""",
+            model, self.column,
+        )  # fmt: skip
+
+    def rows(self, tensor, key, first, weight, bias=None):
+        """Rows (model, key, page[, bias], weights) of neurons first, first + 1, ...: weight is
+        [n, n_in], bias [n]; first is a page's first."""
+        with np.errstate(over="ignore"):
+            weight = weight.astype(self._dtype, copy=False)
+        if self.precision == "float16" and not np.isfinite(weight).all():
+            raise LoadError(
+                WRONG_DATA,
+                f'tensor "{tensor}" does not fit float16',
+                "It has a weight above 65504.",
+                "Load the model with precision float32.",
+            )
+        whole = len(weight) // self.size * self.size
+        for start, stop, size in ((0, whole, self.size), (whole, len(weight), len(weight) - whole)):
+            if start < stop:
+                page = np.arange((first + start) // self.size, -(-(first + stop) // self.size))
+                columns = [self.model, *key, page]
+                if bias is not None:
+                    values = bias[start:stop].reshape(-1, size)
+                    columns.append(copy_binary.Array(copy_binary.REAL, values))
+                values = weight[start:stop].reshape(len(page), size, -1)
+                yield copy_binary.rows(*columns, copy_binary.Array(self._type, values))
+
+
+def _token_embeddings(checkpoint, pages, name):
+    """Rows of token_page: wte or lm_head."""
     n_rows = checkpoint.tensors[f"{name}.weight"].shape[0]
-    step = max(1, CHUNK // (4 * checkpoint.config.n_embd))
+    step = max(1, CHUNK // (4 * checkpoint.config.n_embd * pages.size)) * pages.size
     for start in range(0, n_rows, step):
         weight = checkpoint.read(f"{name}.weight", start, start + step)
         if name == "wte" and checkpoint.config.tie_word_embeddings:
             _check_tie(checkpoint, weight, start)
-        yield copy_binary.rows(model, np.arange(start, start + len(weight)), weight)
+        yield from pages.rows(f"{name}.weight", (name,), start, weight)
+
+
+def _position_embeddings(checkpoint, model):
+    """Rows (model, position, weight [n_embd]) of wpe."""
+    weight = checkpoint.read("wpe.weight")
+    yield copy_binary.rows(model, np.arange(len(weight)), weight)
 
 
 def _check_tie(checkpoint, wte, start):
@@ -118,10 +183,10 @@ def _layer_norms(checkpoint, model):
             yield copy_binary.rows(model, block, layer, weight[np.newaxis], bias[np.newaxis])
 
 
-def _linear(checkpoint, model):
-    """Rows (model, block, layer, slice, unit, bias, weight [n_embd]), in the order of the key.
+def _linear(checkpoint, pages):
+    """Rows of linear_page, in the order of the key.
 
-    A row is a column of the checkpoint's weight [n_in, n_out]: what one output unit makes of its
+    A neuron is a column of the checkpoint's weight [n_in, n_out]: what one output unit makes of its
     inputs. Slice s holds inputs s * n_embd and on; the bias is in slice 0.
     """
     n_embd = checkpoint.config.n_embd
@@ -133,7 +198,6 @@ def _linear(checkpoint, model):
             for start in range(0, n_in, n_embd):
                 # [n_embd, n_out] -> [n_out, n_embd]
                 weight = checkpoint.read(f"{tensor}.weight", start, start + n_embd).T
-                yield copy_binary.rows(
-                    model, block, layer, start // n_embd, np.arange(n_out), bias, weight
-                )
+                key = (block, layer, start // n_embd)
+                yield from pages.rows(f"{tensor}.weight", key, 0, weight, bias)
                 bias = np.zeros_like(bias)

@@ -39,41 +39,35 @@ BEGIN ATOMIC
     -- model/attention.sql, which says the same over all positions
     SELECT p.z
     FROM (
-        SELECT ARRAY(SELECT -(u.k <#> q) * scale
-                     FROM (SELECT unnest((_attend.past).k) AS k) AS u) AS past,
-               ARRAY(SELECT -(u.k <#> q) * scale
-                     FROM (SELECT unnest(recent_k) AS k) AS u) AS recent
+        SELECT array_agg(s.score) AS score, max(s.score) AS largest
+        FROM (SELECT -(k.k <#> q) * scale AS score
+              FROM (SELECT unnest((_attend.past).k) AS k UNION ALL SELECT unnest(recent_k)) AS k
+              OFFSET 0) AS s
         OFFSET 0
-    ) AS score
+    ) AS s
     CROSS JOIN LATERAL (
-        SELECT max(s) AS largest
-        FROM (SELECT unnest(score.past) UNION ALL SELECT unnest(score.recent)) AS u (s)
+        -- not yet divided by their sum
+        SELECT ARRAY(SELECT exp(greatest(u.score - s.largest, -700))
+                     FROM (SELECT unnest(s.score) AS score OFFSET 0) AS u) AS weight
         OFFSET 0
-    ) AS m
+    ) AS e
     CROSS JOIN LATERAL (
-        SELECT ARRAY(SELECT exp(greatest(u.s - m.largest, -700))
-                     FROM (SELECT unnest(score.past) AS s) AS u) AS past,
-               ARRAY(SELECT exp(greatest(u.s - m.largest, -700))
-                     FROM (SELECT unnest(score.recent) AS s) AS u) AS recent
+        SELECT sum(u.weight) AS total, cardinality((_attend.past).k) AS n_past
+        FROM (SELECT unnest(e.weight) AS weight) AS u
         OFFSET 0
-    ) AS weight
-    CROSS JOIN LATERAL (
-        SELECT sum(w) AS weight
-        FROM (SELECT unnest(weight.past) UNION ALL SELECT unnest(weight.recent)) AS u (w)
-        OFFSET 0
-    ) AS total
+    ) AS t
     CROSS JOIN LATERAL (
         SELECT sum(part.z)
         FROM (
-            SELECT ARRAY(SELECT -(u.v <#> w.past) / total.weight
-                         FROM (SELECT unnest((_attend.past).v) AS v) AS u)::vector
-            FROM (SELECT weight.past::vector AS past OFFSET 0) AS w
-            WHERE (_attend.past).v IS NOT NULL
+            SELECT ARRAY(SELECT -(unnest((_attend.past).v) <#> w.past) / t.total)::vector
+            FROM (SELECT e.weight[:t.n_past]::vector AS past OFFSET 0) AS w
+            WHERE t.n_past > 0
         UNION ALL
             -- weights below 1e-12 add nothing, and could underflow
-            SELECT gpt2._fill(CASE WHEN u.w > 1e-12 * total.weight
-                                   THEN u.w / total.weight ELSE 0 END, vector_dims(q)) * u.v
-            FROM (SELECT unnest(weight.recent) AS w, unnest(recent_v) AS v) AS u
+            SELECT gpt2._fill(CASE WHEN u.weight > 1e-12 * t.total
+                                   THEN u.weight / t.total ELSE 0 END, vector_dims(q)) * u.v
+            FROM (SELECT unnest(e.weight[coalesce(t.n_past, 0) + 1:]) AS weight,
+                         unnest(recent_v) AS v) AS u
         ) AS part (z)
         OFFSET 0
     ) AS p (z);
@@ -82,89 +76,113 @@ COMMENT ON FUNCTION gpt2._attend(vector, gpt2._past, vector[], vector[], float8)
     'attention of one head at one position over the cached ones and the recent ones';
 
 
+CREATE FUNCTION gpt2._attend_all(q vector[], past gpt2._past[], chunk vector[], m gpt2.model,
+                                 block int)
+RETURNS TABLE ("position" int, z vector)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- q: [n_new], chunk: [n_recent + n_new, 2 * n_embd], keys and values; z: [n_new, n_embd]
+    SELECT i."position", gpt2._concat(t.z ORDER BY i.head)
+    FROM (
+        SELECT h.*, p.n::int AS "position",
+               subvector(p.q, h."first", h.d) AS q,
+               past[block * (m).n_head + h.head + 1] AS past,
+               h.k[:cardinality(chunk) - cardinality(_attend_all.q) + p.n] AS recent_k,
+               h.v[:cardinality(chunk) - cardinality(_attend_all.q) + p.n] AS recent_v,
+               gpt2._attention_scale(m) AS scale
+        FROM (
+            SELECT f.*,
+                   ARRAY(SELECT subvector(u.kv, f."first", f.d)
+                         FROM (SELECT unnest(chunk) AS kv) AS u) AS k,
+                   ARRAY(SELECT subvector(u.kv, (m).n_embd + f."first", f.d)
+                         FROM (SELECT unnest(chunk) AS kv) AS u) AS v
+            FROM (
+                SELECT head, 1 + head * ((m).n_embd / (m).n_head) AS "first",
+                       (m).n_embd / (m).n_head AS d
+                FROM generate_series(0, (m).n_head - 1) AS head
+                OFFSET 0
+            ) AS f
+            OFFSET 0
+        ) AS h
+        CROSS JOIN LATERAL unnest(_attend_all.q) WITH ORDINALITY AS p (q, n)
+        OFFSET 0
+    ) AS i
+    CROSS JOIN LATERAL
+        gpt2._attend(i.q, i.past, i.recent_k, i.recent_v, i.scale) AS t
+    GROUP BY i."position";
+END;
+COMMENT ON FUNCTION gpt2._attend_all(vector[], gpt2._past[], vector[], gpt2.model, int) IS
+    'attention of all heads at the last positions of a chunk';
+
+
 CREATE FUNCTION gpt2._step(tokens int[], n_past int, past gpt2._past[], recent vector[],
-                           m gpt2.model)
+                           n_new int, m gpt2.model)
 RETURNS TABLE (y vector, kv vector[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     -- recent: [n_recent * n_layer], keys and values [2 * n_embd] of the positions after the past
     WITH RECURSIVE block AS (
-        SELECT 0 AS block, e.x, NULL::vector AS kv
-        FROM (
-            SELECT wte.weight + wpe.weight
-            FROM (SELECT n_past + coalesce(cardinality(recent), 0) / (m).n_layer) AS p ("position")
-            JOIN gpt2.wte AS wte
-                ON wte.model = (m).model AND wte.token = tokens[p."position" + 1]
-            JOIN gpt2.wpe AS wpe
-                ON wpe.model = (m).model AND wpe."position" = p."position"
-        ) AS e (x)
+        SELECT 0 AS block, array_agg(e.x ORDER BY p."position") AS x, NULL::vector[] AS kv
+        FROM (SELECT n_past + coalesce(cardinality(recent), 0) / (m).n_layer) AS f ("first")
+        CROSS JOIN generate_series(f."first", f."first" + n_new - 1) AS p ("position")
+        CROSS JOIN LATERAL
+            gpt2._embedding(tokens[p."position" + 1], p."position", m) AS e
     UNION ALL
-        SELECT b.block + 1, r.x + f.y, a.kv
+        SELECT b.block + 1, r.x, a.kv
         FROM block AS b
         CROSS JOIN LATERAL (
-            -- x + attention(ln_1(x))
-            SELECT b.x + o.y AS x, qkv.kv
+            -- queries, and keys and values, of the new positions
+            SELECT array_agg(l.y ORDER BY p.n) AS q,
+                   array_agg(subvector(l.y, (m).n_embd + 1, 2 * (m).n_embd) ORDER BY p.n) AS kv
             FROM gpt2.layer_norm AS w
+            CROSS JOIN unnest(b.x) WITH ORDINALITY AS p (x, n)
             CROSS JOIN LATERAL
-                gpt2._layer_norm(b.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n
-            CROSS JOIN LATERAL gpt2._linear(n.y, (m).model, b.block, 'attn.c_attn') AS l
-            CROSS JOIN LATERAL (
-                SELECT l.y AS q, subvector(l.y, (m).n_embd + 1, 2 * (m).n_embd) AS kv OFFSET 0
-            ) AS qkv
-            CROSS JOIN LATERAL (
-                -- keys and values of the chunk in this block, [n_recent + 1, 2 * n_embd]
-                SELECT ARRAY(
-                    SELECT recent[i + b.block]
-                    FROM generate_series(1, coalesce(cardinality(recent), 0), (m).n_layer) AS i
-                ) || qkv.kv AS kv
-                OFFSET 0
-            ) AS chunk
-            CROSS JOIN LATERAL (
-                SELECT gpt2._concat(t.z ORDER BY h.head) AS z
-                FROM (
-                    SELECT head, 1 + head * ((m).n_embd / (m).n_head) AS "first",
-                           (m).n_embd / (m).n_head AS d
-                    FROM generate_series(0, (m).n_head - 1) AS head
-                    OFFSET 0
-                ) AS h
-                CROSS JOIN LATERAL (
-                    SELECT subvector(qkv.q, h."first", h.d) AS q,
-                           past[b.block * (m).n_head + h.head + 1] AS past,
-                           ARRAY(SELECT subvector(u.kv, h."first", h.d)
-                                 FROM (SELECT unnest(chunk.kv) AS kv) AS u) AS k,
-                           ARRAY(SELECT subvector(u.kv, (m).n_embd + h."first", h.d)
-                                 FROM (SELECT unnest(chunk.kv) AS kv) AS u) AS v
-                    OFFSET 0
-                ) AS i
-                CROSS JOIN LATERAL
-                    gpt2._attend(i.q, i.past, i.k, i.v, gpt2._attention_scale(m)) AS t
-                OFFSET 0
-            ) AS heads
-            CROSS JOIN LATERAL gpt2._linear(heads.z, (m).model, b.block, 'attn.c_proj') AS o
+                gpt2._layer_norm(p.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n
+            CROSS JOIN LATERAL gpt2._linear(n.y, m, b.block, 'attn.c_attn') AS l
             WHERE w.model = (m).model AND w.block = b.block AND w.layer = 'ln_1'
             OFFSET 0
         ) AS a
-        CROSS JOIN LATERAL (SELECT a.x OFFSET 0) AS r
-        JOIN gpt2.layer_norm AS w
-            ON w.model = (m).model AND w.block = b.block AND w.layer = 'ln_2'
-        CROSS JOIN LATERAL
-            gpt2._layer_norm(r.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n
-        CROSS JOIN LATERAL gpt2._mlp(n.y, m, b.block) AS f
+        CROSS JOIN LATERAL (
+            -- keys and values of the whole chunk in this block
+            SELECT ARRAY(
+                SELECT recent[i + b.block]
+                FROM generate_series(1, coalesce(cardinality(recent), 0), (m).n_layer) AS i
+            ) || a.kv AS kv
+            OFFSET 0
+        ) AS chunk
+        CROSS JOIN LATERAL (
+            -- x = x + attention(ln_1(x));  x = x + mlp(ln_2(x))
+            SELECT array_agg(r.x + f.y ORDER BY r."position") AS x
+            FROM (
+                SELECT t."position", b.x[t."position"] + o.y
+                FROM gpt2._attend_all(a.q, past, chunk.kv, m, b.block) AS t
+                CROSS JOIN LATERAL gpt2._linear(t.z, m, b.block, 'attn.c_proj') AS o
+                OFFSET 0
+            ) AS r ("position", x)
+            JOIN gpt2.layer_norm AS w
+                ON w.model = (m).model AND w.block = b.block AND w.layer = 'ln_2'
+            CROSS JOIN LATERAL
+                gpt2._layer_norm(r.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n
+            CROSS JOIN LATERAL gpt2._mlp(n.y, m, b.block) AS f
+            OFFSET 0
+        ) AS r
         WHERE b.block < (m).n_layer
     )
     SELECT n.y, c.kv
     FROM (
-        SELECT array_agg(b.kv ORDER BY b.block) FILTER (WHERE b.block > 0) AS kv,
-               (array_agg(b.x ORDER BY b.block DESC))[1] AS x
+        SELECT array_agg(u.kv ORDER BY u.n, b.block) AS kv,
+               (SELECT last.x[n_new] FROM block AS last WHERE last.block = (m).n_layer) AS x
         FROM block AS b
+        CROSS JOIN unnest(b.kv) WITH ORDINALITY AS u (kv, n)
         OFFSET 0
     ) AS c
     JOIN gpt2.layer_norm AS w
         ON w.model = (m).model AND w.block = (m).n_layer AND w.layer = 'ln_f'
     CROSS JOIN LATERAL gpt2._layer_norm(c.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n;
 END;
-COMMENT ON FUNCTION gpt2._step(int[], int, gpt2._past[], vector[], gpt2.model) IS
-    'one position through all blocks: its activation after ln_f, and its keys and values';
+COMMENT ON FUNCTION gpt2._step(int[], int, gpt2._past[], vector[], int, gpt2.model) IS
+    'the next n_new positions through all blocks: the last activation after ln_f, and their keys '
+    'and values';
 
 
 CREATE FUNCTION gpt2._remember(past gpt2._past[], recent vector[], m gpt2.model)
@@ -212,25 +230,30 @@ CREATE FUNCTION gpt2._advance(
 ) RETURNS gpt2._context
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    -- A position after the prompt's end is computed only while there is a token left to choose.
+    -- The prompt's positions together, for reading a weight takes as long as multiplying it; then
+    -- one for each token, while there is one left to choose.
     WITH RECURSIVE before AS MATERIALIZED (
         SELECT coalesce((context).tokens, prompt) AS tokens,
                coalesce((context).n_past, 0) AS n_past,
-               (context).past AS past, (context).y AS y, cardinality(prompt) AS n_prompt
+               (context).y AS y, cardinality(prompt) AS n_prompt
     ), step AS (
         SELECT 0 AS n, b.tokens, NULL::vector[] AS recent, b.y FROM before AS b
     UNION ALL
-        SELECT s.n + 1,
+        SELECT s.n + new.n,
                -- at the text's end, the next token
                s.tokens || ARRAY(
                    SELECT t.token
                    FROM gpt2._sample(p.y, m, temperature, top_k, seed, cardinality(s.tokens)) AS t
-                   WHERE b.n_past + s.n + 1 = cardinality(s.tokens)
+                   WHERE b.n_past + s.n + new.n = cardinality(s.tokens)
                      AND cardinality(s.tokens) < n_stop),
                s.recent || p.kv, p.y
         FROM before AS b
         CROSS JOIN step AS s
-        CROSS JOIN LATERAL gpt2._step(s.tokens, b.n_past, b.past, s.recent, m) AS p
+        CROSS JOIN LATERAL (
+            SELECT least(greatest(b.n_prompt - b.n_past - s.n, 1), gpt2._chunk() - s.n) OFFSET 0
+        ) AS new (n)
+        CROSS JOIN LATERAL
+            gpt2._step(s.tokens, b.n_past, (context).past, s.recent, new.n, m) AS p
         WHERE s.n < gpt2._chunk()
           AND (b.n_past + s.n < b.n_prompt
                OR (cardinality(s.tokens) < n_stop
@@ -239,7 +262,8 @@ BEGIN ATOMIC
     SELECT ROW(
         s.tokens, b.n_past + s.n,
         CASE WHEN s.n = gpt2._chunk()
-             THEN (SELECT r.past FROM gpt2._remember(b.past, s.recent, m) AS r) ELSE b.past END,
+             THEN (SELECT r.past FROM gpt2._remember((context).past, s.recent, m) AS r)
+             ELSE (context).past END,
         s.y)::gpt2._context
     FROM before AS b
     CROSS JOIN (SELECT * FROM step ORDER BY n DESC LIMIT 1) AS s;

@@ -30,7 +30,7 @@ BEGIN ATOMIC
         -- [n_seq, 3 * n_embd]
         SELECT p.n::int - 1 AS "position", l.y AS qkv
         FROM unnest(x) WITH ORDINALITY AS p (x, n)
-        CROSS JOIN LATERAL gpt2._linear(p.x, (m).model, block, 'attn.c_attn') AS l
+        CROSS JOIN LATERAL gpt2._linear(p.x, m, block, 'attn.c_attn') AS l
     ), head AS MATERIALIZED (
         -- [n_head, n_seq, d], three times
         SELECT h.head, p."position",
@@ -69,7 +69,7 @@ BEGIN ATOMIC
     SELECT c."position", l.y
     FROM (SELECT z."position", gpt2._concat(z.z ORDER BY z.head) AS z
           FROM z GROUP BY z."position") AS c
-    CROSS JOIN LATERAL gpt2._linear(c.z, (m).model, block, 'attn.c_proj') AS l;
+    CROSS JOIN LATERAL gpt2._linear(c.z, m, block, 'attn.c_proj') AS l;
 END;
 COMMENT ON FUNCTION gpt2._attention(vector[], gpt2.model, int) IS
     'causal self-attention of all heads over all positions: c_proj(attention(c_attn(x)))';

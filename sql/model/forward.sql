@@ -30,37 +30,79 @@ COMMENT ON FUNCTION gpt2._check_tokens(int[], gpt2.model) IS
     'true, or an error where the model cannot read the tokens';
 
 
+CREATE FUNCTION gpt2._embedding(token int, "position" int, m gpt2.model)
+RETURNS TABLE (x vector)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- Scalar subqueries, as the planner would make a hash table of all positions for a join.
+    SELECT (SELECT coalesce(w.weight[i.i], w.half[i.i]::vector)
+            FROM gpt2.token_page AS w
+            WHERE w.model = (m).model AND w.layer = 'wte'
+              AND w.page = _embedding.token / (m).page_size)
+        + (SELECT w.weight FROM gpt2.wpe AS w
+           WHERE w.model = (m).model AND w."position" = _embedding."position")
+    FROM (SELECT _embedding.token % (m).page_size + 1 OFFSET 0) AS i (i);
+END;
+COMMENT ON FUNCTION gpt2._embedding(int, int, gpt2.model) IS
+    'what the first block reads of a position: the token''s embedding plus the position''s';
+
+
 CREATE FUNCTION gpt2._embeddings(tokens int[], m gpt2.model)
 RETURNS vector[]
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT array_agg(wte.weight + wpe.weight ORDER BY t.n)
+    SELECT array_agg(e.x ORDER BY t.n)
     FROM unnest(tokens) WITH ORDINALITY AS t (token, n)
-    JOIN gpt2.wte AS wte ON wte.model = (m).model AND wte.token = t.token
-    JOIN gpt2.wpe AS wpe ON wpe.model = (m).model AND wpe."position" = t.n - 1;
+    CROSS JOIN LATERAL gpt2._embedding(t.token, t.n::int - 1, m) AS e;
 END;
 COMMENT ON FUNCTION gpt2._embeddings(int[], gpt2.model) IS
-    'what the first block reads: the token''s embedding plus the position''s';
+    'what the first block reads, [n_seq, n_embd]';
+
+
+CREATE FUNCTION gpt2._unembed(y vector, m gpt2.model)
+RETURNS TABLE (logits float8[])
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- Ids that only pad the vocabulary are left out: those from n_token on but for eos_token.
+    SELECT CASE WHEN (m).eos_token < (m).n_token THEN l.logits[:(m).n_token]
+                ELSE l.logits[:(m).n_token]
+                     || array_fill('-Infinity'::float8, ARRAY[(m).eos_token - (m).n_token])
+                     || l.logits[(m).eos_token + 1]
+           END
+    FROM (
+        SELECT (m).model, CASE (m).precision WHEN 'float32' THEN _unembed.y END AS y,
+               CASE (m).precision WHEN 'float16' THEN _unembed.y::halfvec END AS half,
+               CASE WHEN (m).tie_word_embeddings THEN 'wte' ELSE 'lm_head' END::gpt2.embedding
+                   AS layer
+        OFFSET 0
+    ) AS input
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN input.y IS NOT NULL
+            THEN ARRAY(
+                SELECT -(unnest(p.weight) <#> input.y) FROM gpt2.token_page AS p
+                WHERE p.model = input.model AND p.layer = input.layer ORDER BY p.page)
+            ELSE ARRAY(
+                SELECT -(unnest(p.half) <#> input.half) FROM gpt2.token_page AS p
+                WHERE p.model = input.model AND p.layer = input.layer ORDER BY p.page)
+            END
+        OFFSET 0
+    ) AS l (logits)
+    OFFSET 0;
+END;
+COMMENT ON FUNCTION gpt2._unembed(vector, gpt2.model) IS
+    'logits of tokens 0, 1, ... after a position: inner products with their output embeddings';
 
 
 CREATE FUNCTION gpt2._logits(y vector, m gpt2.model)
 RETURNS TABLE (token int, logit float8)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 50000
 BEGIN ATOMIC
-    -- One of the two has rows; ids that only pad the vocabulary are left out. The fields of m are
-    -- read once behind OFFSET 0: read for every token they took as long as the inner products.
-    SELECT w.token, -(w.weight <#> y)
-    FROM (SELECT (m).model, (m).n_token, (m).eos_token
-          WHERE (m).tie_word_embeddings OFFSET 0) AS f
-    JOIN gpt2.wte AS w ON w.model = f.model AND (w.token < f.n_token OR w.token = f.eos_token)
-    UNION ALL
-    SELECT w.token, -(w.weight <#> y)
-    FROM (SELECT (m).model, (m).n_token, (m).eos_token
-          WHERE NOT (m).tie_word_embeddings OFFSET 0) AS f
-    JOIN gpt2.lm_head AS w ON w.model = f.model AND (w.token < f.n_token OR w.token = f.eos_token);
+    SELECT l.token, l.logit
+    FROM (SELECT generate_subscripts(u.logits, 1) - 1 AS token, unnest(u.logits) AS logit
+          FROM gpt2._unembed(y, m) AS u) AS l
+    WHERE l.logit > '-Infinity';
 END;
-COMMENT ON FUNCTION gpt2._logits(vector, gpt2.model) IS
-    'logit of every token after a position: the inner product with its (output) embedding';
+COMMENT ON FUNCTION gpt2._logits(vector, gpt2.model) IS 'logits after a position, a token a row';
 
 
 CREATE FUNCTION gpt2_embeddings(tokens int[], model text DEFAULT NULL)

@@ -43,28 +43,19 @@ RETURNS TABLE (y vector)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     SELECT sum(o.y)
-    -- asked once: reading a field of a row for every unit took longer than the arithmetic
-    FROM (SELECT (_mlp.m).activation_function = 'gelu' AS exact OFFSET 0) AS activation
+    FROM gpt2._linear(_mlp.x, m, _mlp.block, 'mlp.c_fc') AS h
     CROSS JOIN LATERAL (
-        -- [n_inner]
-        SELECT ARRAY(
-            SELECT gpt2._gelu(h.x, activation.exact)
-            FROM (
-                SELECT w.bias - (w.weight <#> _mlp.x) AS x
-                FROM gpt2.linear AS w
-                WHERE w.model = (_mlp.m).model AND w.block = _mlp.block AND w.layer = 'mlp.c_fc'
-                  AND w.slice = 0
-                ORDER BY w.unit
-                OFFSET 0
-            ) AS h
-        )::vector AS x
+        -- [n_inner]; what is asked of m is asked once, not for every unit
+        SELECT ARRAY(SELECT gpt2._gelu(u.x, activation.exact)
+                     FROM (SELECT unnest(h.y::real[]) AS x OFFSET 0) AS u)::vector AS x
+        FROM (SELECT (m).activation_function = 'gelu' AS exact OFFSET 0) AS activation
         OFFSET 0
     ) AS hidden
-    CROSS JOIN LATERAL generate_series(0, ((_mlp.m).n_inner - 1) / (_mlp.m).n_embd) AS slice
+    CROSS JOIN LATERAL generate_series(0, ((m).n_inner - 1) / (m).n_embd) AS slice
     -- [n_embd], from n_embd of the hidden activations at a time
     CROSS JOIN LATERAL gpt2._linear(
-        subvector(hidden.x, slice * (_mlp.m).n_embd + 1, (_mlp.m).n_embd),
-        (_mlp.m).model, _mlp.block, 'mlp.c_proj', slice) AS o
+        subvector(hidden.x, slice * (m).n_embd + 1, (m).n_embd),
+        m, _mlp.block, 'mlp.c_proj', slice) AS o
     OFFSET 0;
 END;
 COMMENT ON FUNCTION gpt2._mlp(vector, gpt2.model, int) IS

@@ -41,12 +41,11 @@ CREATE FUNCTION gpt2._sample(
 ) RETURNS TABLE (token int)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    -- greedy: no need of a distribution
-    (SELECT l.token
-     FROM gpt2._logits(y, m) AS l
-     WHERE temperature = 0
-     ORDER BY l.logit DESC, l.token
-     LIMIT 1)
+    -- greedy: the first of the largest logits; no need of a distribution
+    SELECT array_position(
+               u.logits, (SELECT max(l.logit) FROM (SELECT unnest(u.logits) AS logit) AS l)) - 1
+    FROM gpt2._unembed(y, m) AS u
+    WHERE temperature = 0
     UNION ALL
     -- else the token in whose share of [0, 1) the seed's number n falls
     (SELECT c.token

@@ -12,14 +12,15 @@ BEGIN ATOMIC
         SELECT coalesce(_model.model, nullif(current_setting('gpt2.model', true), ''))
     ), chosen AS (
         SELECT m AS model,
-               EXISTS (SELECT FROM gpt2.wte AS e WHERE e.model = m.model) AS has_weights
+               EXISTS (SELECT FROM gpt2.token_page AS e WHERE e.model = m.model) AS has_weights
         FROM gpt2.model AS m, wanted AS w
         WHERE CASE WHEN w.name IS NULL THEN m.is_default ELSE m.name = w.name END
     )
     SELECT CASE
         WHEN c.has_weights THEN c.model
         WHEN NOT c.has_weights THEN gpt2._raise(c.model, 'object_not_in_prerequisite_state',
-            format('model "%s" has no weights', (c.model).name), 'Table gpt2.wte has no row of it.',
+            format('model "%s" has no weights', (c.model).name),
+            'Table gpt2.token_page has no row of it.',
             format('Load it again: gpt2-loader load SOURCE --name %s --replace',
                    quote_ident((c.model).name)))
         WHEN w.name IS NOT NULL THEN gpt2._raise(NULL::gpt2.model, 'invalid_parameter_value',
@@ -67,7 +68,8 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
 BEGIN ATOMIC
-    SELECT m.name, m.is_default, m.n_parameters, pg_size_pretty(4 * m.n_parameters), m.precision,
+    SELECT m.name, m.is_default, m.n_parameters, 
+           pg_size_pretty(CASE m.precision WHEN 'float16' THEN 2 ELSE 4 END * m.n_parameters), m.precision,
            m.n_layer, m.n_embd, m.n_head, m.n_ctx, m.n_vocab, m.source, m.loaded_at
     FROM gpt2.model AS m
     ORDER BY m.name;
@@ -107,11 +109,10 @@ BEGIN
             format('model "%s" does not exist', name), 'The argument name names it.',
             'SELECT name FROM gpt2_models(); lists the models.');
     END IF;
-    DELETE FROM gpt2.wte WHERE model = deleted.model;
+    DELETE FROM gpt2.token_page WHERE model = deleted.model;
     DELETE FROM gpt2.wpe WHERE model = deleted.model;
     DELETE FROM gpt2.layer_norm WHERE model = deleted.model;
-    DELETE FROM gpt2.linear WHERE model = deleted.model;
-    DELETE FROM gpt2.lm_head WHERE model = deleted.model;
+    DELETE FROM gpt2.linear_page WHERE model = deleted.model;
     RETURN deleted;
 END;
 $$;
@@ -207,13 +208,13 @@ BEGIN
     INSERT INTO gpt2.model (
         name, is_default, tokenizer, n_token, eos_token, n_vocab, n_ctx, n_embd, n_head, n_layer,
         n_inner, activation_function, layer_norm_epsilon, scale_attn_weights,
-        tie_word_embeddings, n_parameters, "precision", source, revision, sha256
+        tie_word_embeddings, n_parameters, "precision", page_size, source, revision, sha256
     ) VALUES (
         _add_model.name, new.is_default, new.tokenizer, new.n_token, new.eos_token, new.n_vocab,
         new.n_ctx, new.n_embd, new.n_head, new.n_layer,
         new.n_inner, new.activation_function, new.layer_norm_epsilon, new.scale_attn_weights,
-        new.tie_word_embeddings, new.n_parameters, new."precision", new.source, new.revision,
-        new.sha256
+        new.tie_word_embeddings, new.n_parameters, new."precision",
+        gpt2._page_size(new.n_embd, new."precision"), new.source, new.revision, new.sha256
     ) RETURNING model INTO new.model;
     PERFORM gpt2._drop_unused_tokenizers();  -- that of the model replaced
     RETURN new.model;
@@ -252,7 +253,7 @@ BEGIN
     PERFORM gpt2._assert(missing IS NULL, 'data_exception',
         format('the weights of model "%s" are incomplete', m.name), missing || '.');
     -- The order of an index is the planner's choice only where it knows the table's size.
-    ANALYZE gpt2.wte, gpt2.wpe, gpt2.layer_norm, gpt2.linear, gpt2.lm_head, gpt2.model;
+    ANALYZE gpt2.token_page, gpt2.wpe, gpt2.layer_norm, gpt2.linear_page, gpt2.model;
 END;
 $$;
 COMMENT ON FUNCTION gpt2._finish_model(int) IS

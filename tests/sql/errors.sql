@@ -34,7 +34,9 @@ SELECT gpt2._add_model('tiny', '{
     "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5, "scale_attn_weights": true, "tie_word_embeddings": true,
     "n_parameters": 100594, "precision": "float32"}');
-INSERT INTO gpt2.wte SELECT 1, token, '[1,2]' FROM generate_series(0, 50256) AS token;
+INSERT INTO gpt2.token_page
+SELECT 1, 'wte', token / page_size, array_agg('[1,2]'::vector)
+FROM generate_series(0, 50256) AS token, gpt2.model GROUP BY 3;
 SELECT gpt2._finish_model(1);
 ROLLBACK;
 \echo :LAST_ERROR_SQLSTATE
@@ -44,7 +46,9 @@ SELECT gpt2._add_model('tiny', '{
     "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5, "scale_attn_weights": true, "tie_word_embeddings": true,
     "n_parameters": 100594, "precision": "float32"}') AS model \gset
-INSERT INTO gpt2.wte SELECT :model, token, '[1,2]' FROM generate_series(0, 50256) AS token;
+INSERT INTO gpt2.token_page
+SELECT :model, 'wte', token / page_size, array_agg('[1,2]'::vector)
+FROM generate_series(0, 50256) AS token, gpt2.model GROUP BY 3;
 INSERT INTO gpt2.wpe SELECT :model, n, '[1,2]' FROM generate_series(0, 3) AS n;
 COMMIT;
 
@@ -91,7 +95,7 @@ SELECT gpt2_forward('{}');
 SELECT gpt2_embeddings('{1,50257}');
 
 -- a model whose weights are gone
-DELETE FROM gpt2.wte;
+DELETE FROM gpt2.token_page;
 SELECT gpt2_generate('x');
 \echo :LAST_ERROR_SQLSTATE
 SELECT gpt2_generate('x', model => 'tiny');
