@@ -140,6 +140,23 @@ def test_megabyte_of_english(conn, reference):
     check(conn, reference, [text])
 
 
+def test_many_words_that_are_no_token(conn, reference):
+    """30,000 distinct words of many scripts: their rules must be hashed once, not at every step.
+
+    That takes half a second; hashing each word's pairs instead would take some minutes.
+    """
+    rng = random.Random(8)
+    letters = [range(0x61, 0x7B), range(0x430, 0x450), range(0x3B1, 0x3CA), range(0x4E00, 0x9000),
+               range(0xAC00, 0xD7A3), range(0x621, 0x63B), range(0x905, 0x93A),
+               range(0x1F600, 0x1F64F), range(0x30, 0x3A)]
+    words = ["".join(map(chr, rng.choices(rng.choice(letters), k=rng.randint(3, 9))))
+             for _ in range(30_000)]
+    conn.execute("SET statement_timeout = '60s'")
+    check(conn, reference, [" ".join(words)])
+    # the same words a few at a time, which takes the rules one by one from the index
+    check(conn, reference, [" ".join(words[i : i + 50]) for i in range(0, 3000, 50)])
+
+
 @pytest.mark.parametrize("unit, size", [
     ("a", 1_000_000), (" ", 100_000), ("\n", 100_000), ("!", 100_000), ("0", 100_000),
     ("\x85", 100_000), ("漢", 100_000), ("😀", 100_000), (" a", 100_000), ("ab", 100_000)])

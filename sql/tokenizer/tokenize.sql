@@ -6,40 +6,41 @@ CREATE FUNCTION gpt2_tokenize(prompt text, model text DEFAULT NULL)
 RETURNS int[]
 LANGUAGE sql STABLE PARALLEL SAFE
 SET jit = off
+-- the words of 1 MB stay in memory: 4 MB is the default
+SET work_mem = '64MB'
 BEGIN ATOMIC
     WITH vocabulary AS MATERIALIZED (
         SELECT * FROM gpt2._vocabulary(gpt2_tokenize.model)
     ), word AS MATERIALIZED (
-        SELECT w.n, convert_to(w.match[1], 'UTF8') AS bytes
+        SELECT w.n, w.match[1] AS word
         FROM regexp_matches(prompt COLLATE "C", gpt2._split_pattern(), 'g')
             WITH ORDINALITY AS w (match, n)
     ), whole AS MATERIALIZED (
         -- distinct words, with the token of those that are one
         SELECT w.bytes, t.token
-        FROM (SELECT DISTINCT word.bytes FROM word) AS w
-        CROSS JOIN vocabulary AS v
+        FROM vocabulary AS v
+        CROSS JOIN (SELECT convert_to(d.word, 'UTF8')
+                    FROM (SELECT DISTINCT word.word FROM word) AS d) AS w (bytes)
         LEFT JOIN gpt2.token AS t
             ON t.tokenizer = v.tokenizer AND t.bytes = w.bytes AND t.mergeable
            AND t.token < v.n_token
-    ), encoded AS (
-        SELECT bytes, ARRAY[token] AS tokens FROM whole WHERE token IS NOT NULL
+    ), encoded (bytes, symbols) AS (
+        SELECT bytes, gpt2._symbol(token) FROM whole WHERE token IS NOT NULL
         UNION ALL
         -- the others, merged to the end
-        (SELECT DISTINCT ON (b.word) b.word, gpt2._symbols_to_tokens(b.symbols)
-         FROM vocabulary AS v
-         CROSS JOIN (SELECT array_agg(bytes) FROM whole WHERE token IS NULL) AS o (words)
-         CROSS JOIN LATERAL gpt2._bpe(o.words, v.tokenizer, v.n_token) AS b
-         ORDER BY b.word, b.step DESC)
+        SELECT b.word, b.symbols
+        FROM vocabulary AS v
+        CROSS JOIN (SELECT array_agg(bytes) FROM whole WHERE token IS NULL
+                    HAVING count(*) > 0) AS o (words)
+        CROSS JOIN LATERAL gpt2._encode(o.words, v.tokenizer, v.n_token) AS b
     )
     SELECT CASE
-        WHEN prompt IS NOT NULL THEN ARRAY(
-            SELECT t.token
+        WHEN prompt IS NOT NULL THEN gpt2._symbols_to_tokens((
+            SELECT string_agg(e.symbols, '' ORDER BY w.n)
             -- Each word is encoded and the other way round. FULL says so to the planner, which
             -- expects ten words and would loop over a million: it cannot do a FULL JOIN so.
             FROM word AS w
-            FULL JOIN encoded AS e ON e.bytes = w.bytes
-            CROSS JOIN LATERAL unnest(e.tokens) WITH ORDINALITY AS t (token, n)
-            ORDER BY w.n, t.n)
+            FULL JOIN encoded AS e ON convert_from(e.bytes, 'UTF8') = w.word))
     END;
 END;
 COMMENT ON FUNCTION gpt2_tokenize(text, text) IS
@@ -61,10 +62,11 @@ CREATE FUNCTION gpt2_bpe(word text, model text DEFAULT NULL)
 RETURNS TABLE (step int, token int, merged text, pieces text[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
 BEGIN ATOMIC
-    SELECT b.step, b.token, gpt2._utf8(t.bytes), p.pieces
+    SELECT b.step, t.token, gpt2._utf8(t.bytes), p.pieces
     FROM gpt2._vocabulary(model) AS v
     CROSS JOIN LATERAL gpt2._bpe(ARRAY[convert_to(word, 'UTF8')], v.tokenizer, v.n_token) AS b
-    JOIN gpt2.token AS t ON t.tokenizer = v.tokenizer AND t.token = b.token
+    JOIN gpt2.token AS t
+        ON t.tokenizer = v.tokenizer AND t.token = ascii(substr(b.rule, 4)) - 65536
     CROSS JOIN LATERAL (
         SELECT array_agg(gpt2._utf8(x.bytes) ORDER BY s.n)
         FROM unnest(gpt2._symbols_to_tokens(b.symbols)) WITH ORDINALITY AS s (token, n)
