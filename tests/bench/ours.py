@@ -13,7 +13,7 @@ from bench.samples import seconds
 SPAN = 32
 
 #: one chunk's step on a context, and whether it can be had (else a context is read anew each time)
-ADVANCE = "gpt2._advance(gpt2._context,integer[],gpt2.model,integer,double precision,integer,bigint)"
+ADVANCE = "gpt2._advance(gpt2._context, int[], gpt2.model, int, float8, int, bigint)"
 
 #: the text so far and a model, read once
 MODEL = "(SELECT gpt2._model(%(model)s::text) AS m OFFSET 0) AS m"
@@ -69,7 +69,8 @@ class Ours:
         state = "ROW(NULL, k.n, k.past, k.y)::gpt2._context"
         rest = "%(tokens)s::int[], m.m, %(n_stop)s, 0, NULL, NULL"
         # the tokens lie in two chunks, this one and the next
-        return (f"SELECT cardinality((gpt2._advance(gpt2._advance({state}, {rest}), {rest})).tokens)"
+        twice = f"gpt2._advance(gpt2._advance({state}, {rest}), {rest})"
+        return (f"SELECT cardinality(({twice}).tokens)"
                 f" FROM {MODEL} LEFT JOIN kept AS k ON k.n = {kept}")
 
     def generate(self, tokens: list[int], n: int) -> float:
