@@ -34,8 +34,8 @@ class Run:
         """A new line: samples of ours and, where there is one, of the reference."""
         line = Line(name, unit, ours, reference or [], reference_name, details)
         self.lines.append(line)
-        shown = " and ".join(map(figure, filter(None, (line.ours_median, line.reference_median))))
-        progress(f"  {name}: {shown or 'n/a'} {unit}")
+        medians = [m for m in (line.ours_median, line.reference_median) if m is not None]
+        progress(f"  {name}: {' and '.join(map(figure, medians)) or 'n/a'} {unit}")
         return line
 
     def rounds(self, full: int, quick: int) -> int:
