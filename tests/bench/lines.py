@@ -16,7 +16,7 @@ TRANSFORMERS = "transformers, float32"
 #: positions -> rounds; a sample takes longer the longer the context
 CONTEXTS = {16: 5, 128: 5, 512: 3, 1000: 3}
 PROMPTS = {16: 5, 128: 3, 512: 2}
-QUICK_CONTEXTS = {"float32": {16: 2, 128: 2}, "float16": {16: 2}}
+QUICK_CONTEXTS = {"float32": {16: 2, 128: 1}, "float16": {16: 2}}
 QUICK_PROMPTS = {16: 2}
 
 

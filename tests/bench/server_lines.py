@@ -56,7 +56,7 @@ def tokenizing(run: Run) -> None:
             samples = interleave(
                 lambda: seconds(lambda: conn.execute(
                     "SELECT cardinality(gpt2_tokenize(%s))", [text]).fetchone()),
-                lambda: seconds(lambda: theirs.encode(text)), run.rounds(5, 2))
+                lambda: seconds(lambda: theirs.encode(text)), run.rounds(5, 1))
             run.add(f"tokenizing 1 MB, {name}", "s", *samples, "tokenizers", tokens=len(tokens))
 
 
