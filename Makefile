@@ -48,7 +48,7 @@ need-model:
 
 ##@ Test
 WITH_SERVER = settings=$$($(SETUP)/cluster env) && eval "$$settings" &&
-.PHONY: test test-oracle
+.PHONY: test test-oracle bench
 test: extensions  ## set up what is missing, run every test
 	@$(WITH_SERVER) { $(MAKE) installcheck || ! cat build/regress/regression.diffs; }
 	@$(WITH_SERVER) build/venv/bin/python -m pytest $(PYTEST_ARGS)
@@ -56,6 +56,10 @@ test: extensions  ## set up what is missing, run every test
 test-oracle: extensions  ## compare live with PyTorch and transformers (installs them)
 	@$(SETUP)/python oracle
 	@$(WITH_SERVER) build/venv/bin/python -m pytest -m oracle $(PYTEST_ARGS)
+
+bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: the short form
+	@$(SETUP)/python oracle
+	@$(WITH_SERVER) PYTHONPATH=tests build/venv/bin/python -m bench $(if $(QUICK),--quick)
 
 ##@ The private server
 .PHONY: server dsn stop

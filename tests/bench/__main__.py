@@ -1,0 +1,36 @@
+"""The benchmark: `make bench`, or `make bench QUICK=1` for the short form.
+
+Prints a table of ours, the reference's and the ratio; all samples go to build/bench/bench.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here is fetched
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread each
+
+from bench import database, report  # noqa: E402
+from bench.lines import Run, model_lines  # noqa: E402
+from bench.server_lines import server_lines  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench", description="Compares with the references.")
+    parser.add_argument("--quick", action="store_true", help="the short form, under two minutes")
+    run = Run(database.prepare(), parser.parse_args().quick)
+    about = report.machine(run.dsn)
+    path = database.FOLDER / "bench.json"
+    try:
+        model_lines(run)
+        server_lines(run)
+    finally:  # what was measured is told even where the rest failed or was interrupted
+        report.write(path, about, run.quick, run.lines)
+        print(", ".join(f"{name} {value}" for name, value in about.items()))
+        print(report.table(run.lines))
+        print(f"medians of samples taken in turn, one thread each; all of them: {path}")
+
+
+if __name__ == "__main__":
+    main()

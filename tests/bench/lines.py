@@ -1,0 +1,131 @@
+"""The lines about the model itself: tokens, prompts, logits, buffers."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from bench import database
+from bench.ours import SPAN, Ours
+from bench.reference import Reference
+from bench.report import figure
+from bench.samples import Line, interleave, progress
+
+TRANSFORMERS = "transformers, float32"
+
+#: positions -> rounds; a sample takes longer the longer the context
+CONTEXTS = {16: 5, 128: 5, 512: 3, 1000: 3}
+PROMPTS = {16: 5, 128: 3, 512: 2}
+QUICK_CONTEXTS = {"float32": {16: 2, 128: 1}, "float16": {16: 2}}
+QUICK_PROMPTS = {16: 2}
+
+
+@dataclass
+class Run:
+    """What all lines share, and the lines that there are so far."""
+
+    dsn: str
+    quick: bool
+    tokens: list[int] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+
+    def add(self, name: str, unit: str, ours: list[float], reference: list[float] | None = None,
+            reference_name: str = "", **details) -> Line:
+        """A new line: samples of ours and, where there is one, of the reference."""
+        line = Line(name, unit, ours, reference or [], reference_name, details)
+        self.lines.append(line)
+        medians = [m for m in (line.ours_median, line.reference_median) if m is not None]
+        progress(f"  {name}: {' and '.join(map(figure, medians)) or 'n/a'} {unit}")
+        return line
+
+    def rounds(self, full: int, quick: int) -> int:
+        """How many samples a line has, in this form of the benchmark."""
+        return quick if self.quick else full
+
+
+def random_tokens(n: int) -> list[int]:
+    """A text that is the same in each run: with random weights its content is of no matter."""
+    rng = random.Random(0)
+    return [rng.randrange(50256) for _ in range(n)]
+
+
+def ms(samples: list[float]) -> list[float]:
+    """Seconds in milliseconds."""
+    return [1000 * sample for sample in samples]
+
+
+def around(tokens: list[int], context: int) -> list[int]:
+    """The prompt after which SPAN tokens have a mean context of about so many positions."""
+    return tokens[:max(1, context - SPAN // 2)]
+
+
+def model_lines(run: Run) -> None:
+    """Every line of a model, for each precision."""
+    reference = Reference(database.CHECKPOINT)
+    run.tokens = random_tokens(1024)
+    for precision in database.precisions():
+        ours = Ours(run.dsn, f"bench_{precision}")
+        tokens = token_lines(run, ours, reference, precision)
+        prompts = prompt_lines(run, ours, reference, precision)
+        logits = logits_line(run, ours, reference, precision)
+        derived_lines(run, precision, tokens, prompts, logits)
+        context = 16 if run.quick else 128
+        progress(f"buffers touched a token, {precision}")
+        run.add(f"buffers touched a token, context {context}, {precision}", "8 kB",
+                [ours.blocks(around(run.tokens, context))])
+        ours.conn.close()
+
+
+def token_lines(run: Run, ours: Ours, reference: Reference, precision: str) -> dict[int, Line]:
+    """Milliseconds a generated token, after contexts of several lengths."""
+    lines = {}
+    contexts = QUICK_CONTEXTS[precision] if run.quick else CONTEXTS
+    for context, rounds in contexts.items():
+        progress(f"generated token, context {context}, {precision}")
+        prompt = around(run.tokens, context)
+        ours.generate(prompt, 1)  # the warm-up: caches and plans
+        reference.token(prompt)
+        samples = interleave(lambda: ours.token(prompt), lambda: reference.token(prompt), rounds)
+        lines[context] = run.add(f"generated token, context {context:,}, {precision}", "ms",
+                                 *map(ms, samples), TRANSFORMERS)
+    return lines
+
+
+def prompt_lines(run: Run, ours: Ours, reference: Reference, precision: str) -> dict[int, Line]:
+    """Milliseconds a position of a prompt that is read in one go."""
+    lines = {}
+    for n, rounds in (QUICK_PROMPTS if run.quick else PROMPTS).items():
+        progress(f"prompt of {n}, {precision}")
+        prompt = run.tokens[:n]
+        ours.read(prompt[:16])
+        reference.read(prompt)
+        samples = interleave(lambda: ours.read(prompt) / n, lambda: reference.read(prompt) / n,
+                             rounds)
+        lines[n] = run.add(f"prompt of {n}, per position, {precision}", "ms",
+                           *map(ms, samples), TRANSFORMERS)
+    return lines
+
+
+def logits_line(run: Run, ours: Ours, reference: Reference, precision: str) -> Line:
+    """Milliseconds for the logits of one position: a scan of wte."""
+    progress(f"logits, {precision}")
+    ours.keep_activation(run.tokens[:4])
+    ours.logits()
+    reference.logits()
+    samples = interleave(ours.logits, reference.logits, run.rounds(9, 5))
+    return run.add(f"logits of a position, {precision}", "ms", *map(ms, samples), TRANSFORMERS)
+
+
+def derived_lines(run: Run, precision: str, tokens: dict[int, Line], prompts: dict[int, Line],
+                  logits: Line) -> None:
+    """Ratios of medians above: how time grows with the context, what reading in one go saves."""
+    short, long = min(tokens), max(tokens)
+    if long > short:
+        run.add(f"growth: token at {long:,} / at {short}, {precision}", "x",
+                [tokens[long].ours_median / tokens[short].ours_median],
+                [tokens[long].reference_median / tokens[short].reference_median], TRANSFORMERS)
+    n = 16 if run.quick else 128
+    run.add(f"prompt position / token less its logits, at {n}, {precision}", "x",
+            [prompts[n].ours_median / (tokens[n].ours_median - logits.ours_median)],
+            [prompts[n].reference_median
+             / (tokens[n].reference_median - logits.reference_median)], TRANSFORMERS)

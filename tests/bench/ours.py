@@ -1,0 +1,116 @@
+"""What is timed on our side: the functions that gpt2_generate calls, in one backend.
+
+They are called with tokens, so that a context has exactly the length that a line says.
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+from bench.samples import seconds
+
+#: tokens that a sample of generation takes: a chunk, so that its upkeep of the cache is in
+SPAN = 32
+
+#: one chunk's step on a context, and whether it can be had (else a context is read anew each time)
+ADVANCE = "gpt2._advance(gpt2._context, int[], gpt2.model, int, float8, int, bigint)"
+
+#: the text so far and a model, read once
+MODEL = "(SELECT gpt2._model(%(model)s::text) AS m OFFSET 0) AS m"
+
+
+class Ours:
+    """A model in a connection of its own, under the settings of gpt2_generate."""
+
+    def __init__(self, dsn: str, model: str):
+        self.conn = psycopg.connect(dsn, autocommit=True)
+        self.model = model
+        self.conn.execute("""
+            SELECT set_config(split_part(s, '=', 1), split_part(s, '=', 2), false)
+            FROM pg_proc, unnest(proconfig) AS s WHERE proname = 'gpt2_generate'""")
+        self.conn.execute("SET max_parallel_workers_per_gather = 0")
+        self.conn.execute("CREATE TEMP TABLE kept (n int PRIMARY KEY, past gpt2._past[], y vector)")
+        self.kept: set[int] = set()
+        self.resumes = self.value("SELECT to_regprocedure(%(advance)s) IS NOT NULL",
+                                  advance=ADVANCE)
+
+    def value(self, sql: str, **parameters):
+        """The one value that a query gives."""
+        return self.conn.execute(sql, {"model": self.model, **parameters}).fetchone()[0]
+
+    def read(self, tokens: list[int]) -> float:
+        """Seconds to read a prompt: a forward pass over its positions, no logits."""
+        return seconds(lambda: self.value(
+            f"SELECT (gpt2._run(%(tokens)s::int[], m.m, %(n)s)).n_past FROM {MODEL}",
+            tokens=tokens, n=len(tokens)))
+
+    def keep(self, tokens: list[int]) -> int:
+        """Keeps the context of the tokens but the last, whole chunks of it; its length.
+
+        A sample then starts there, and need not read what is before it.
+        """
+        n = (len(tokens) - 1) // SPAN * SPAN if self.resumes else 0
+        if n > 0 and n not in self.kept:
+            cached = self.value(
+                f"""INSERT INTO kept SELECT %(n)s, (c.c).past, (c.c).y
+                    FROM {MODEL} CROSS JOIN LATERAL
+                        (SELECT gpt2._run(%(tokens)s::int[], m.m, %(n)s) AS c OFFSET 0) AS c
+                    RETURNING cardinality((past[1]).k)""", n=n, tokens=tokens[:n])
+            assert cached == n, f"{cached} of {n} positions in the cache: is SPAN still a chunk?"
+            self.kept.add(n)
+        return n
+
+    def continuation(self, kept: int) -> str:
+        """Query: tokens there are after a prompt is continued up to n_stop."""
+        if not self.resumes:
+            return ("SELECT cardinality((gpt2._run(%(tokens)s::int[], m.m, %(n_stop)s)).tokens)"
+                    f" FROM {MODEL}")
+        # without tokens it takes the prompt's; NULL for all is the empty context
+        state = "ROW(NULL, k.n, k.past, k.y)::gpt2._context"
+        rest = "%(tokens)s::int[], m.m, %(n_stop)s, 0, NULL, NULL"
+        # the tokens lie in two chunks, this one and the next
+        twice = f"gpt2._advance(gpt2._advance({state}, {rest}), {rest})"
+        return (f"SELECT cardinality(({twice}).tokens)"
+                f" FROM {MODEL} LEFT JOIN kept AS k ON k.n = {kept}")
+
+    def generate(self, tokens: list[int], n: int) -> float:
+        """Seconds to continue the tokens by n more, from the kept context on."""
+        sql = self.continuation(self.keep(tokens))
+        n_stop = len(tokens) + n
+        counts = []
+        time = seconds(lambda: counts.append(self.value(sql, tokens=tokens, n_stop=n_stop)))
+        assert counts == [n_stop], f"{counts} tokens, not {n_stop}: choose other tokens"
+        return time
+
+    def token(self, tokens: list[int]) -> float:
+        """Seconds a generated token: SPAN more of them, divided."""
+        return (self.generate(tokens, 1 + SPAN) - self.generate(tokens, 1)) / SPAN
+
+    def keep_activation(self, tokens: list[int]) -> None:
+        """Keeps the last activation of a short prompt, for logits()."""
+        self.conn.execute(
+            f"""INSERT INTO kept SELECT -1, NULL, (gpt2._run(%(tokens)s::int[], m.m, %(n)s)).y
+                FROM {MODEL}""", {"model": self.model, "tokens": tokens, "n": len(tokens)})
+
+    def logits(self) -> float:
+        """Seconds for all logits of one position, [n_embd] -> [n_vocab], and the largest.
+
+        By way of an array y is in memory: read from its table, where it is out of line, it was
+        fetched once for every token, and the logits took 93 ms instead of 42.
+        """
+        return seconds(lambda: self.value(
+            f"""SELECT l.token FROM {MODEL}
+                CROSS JOIN (SELECT (ARRAY(SELECT y FROM kept WHERE n = -1))[1] AS y OFFSET 0) AS k
+                CROSS JOIN LATERAL gpt2._logits(k.y, m.m) AS l
+                ORDER BY l.logit DESC, l.token LIMIT 1"""))
+
+    def blocks(self, tokens: list[int]) -> float:
+        """Shared buffers that a generated token touches, found in memory or read, in blocks."""
+        sql = self.continuation(self.keep(tokens))
+
+        def touched(n: int) -> int:
+            plan = self.value(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}",
+                              tokens=tokens, n_stop=len(tokens) + n)[0]["Plan"]
+            return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+
+        return (touched(1 + SPAN) - touched(1)) / SPAN
