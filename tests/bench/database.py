@@ -7,7 +7,6 @@ scripts, the loader, the checkpoint) it is made anew, as extension/setup/databas
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 import shutil
 from pathlib import Path
@@ -26,20 +25,14 @@ CHECKPOINT = FOLDER / "124M"
 DATABASE = "gpt2_bench"
 
 
-def precisions() -> list[str]:
-    """The precisions that the loader can keep weights in."""
-    if "precision" in inspect.signature(importer.load).parameters:
-        return ["float32", "float16"]
-    progress("the loader knows no precision: the float16 lines are left out")
-    return ["float32"]
+PRECISIONS = ("float32", "float16")
 
 
 def load(dsn: str, name: str, precision: str, directory: Path = CHECKPOINT) -> None:
     """Imports a checkpoint in one transaction, in place of a model that has the name."""
-    options = {} if precision == "float32" else {"precision": precision}
     with client.connect(dsn) as connection:
         importer.load(client.Target(connection), Checkpoint(str(directory), client.read_tensor),
-                      name, str(directory), replace=True, **options)
+                      name, str(directory), replace=True, precision=precision)
 
 
 def digest(files: list[Path]) -> str:
@@ -77,7 +70,7 @@ def prepare() -> str:
             admin.execute(f"CREATE DATABASE {DATABASE} TEMPLATE template0")
             with psycopg.connect(dsn, autocommit=True) as connection:
                 connection.execute("CREATE EXTENSION gpt2 CASCADE")
-            for precision in precisions():
+            for precision in PRECISIONS:
                 progress(f"loading bench_{precision}")
                 load(dsn, f"bench_{precision}", precision)
             # last: a database without it was not finished

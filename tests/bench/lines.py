@@ -63,7 +63,7 @@ def model_lines(run: Run) -> None:
     """Every line of a model, for each precision."""
     reference = Reference(database.CHECKPOINT)
     run.tokens = random_tokens(1024)
-    for precision in database.precisions():
+    for precision in database.PRECISIONS:
         ours = Ours(run.dsn, f"bench_{precision}")
         tokens = token_lines(run, ours, reference, precision)
         prompts = prompt_lines(run, ours, reference, precision)
