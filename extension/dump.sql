@@ -7,6 +7,7 @@ SELECT pg_extension_config_dump('gpt2.model', '');
 SELECT pg_extension_config_dump('gpt2.token_page', '');
 SELECT pg_extension_config_dump('gpt2.wpe', '');
 SELECT pg_extension_config_dump('gpt2.layer_norm', '');
+SELECT pg_extension_config_dump('gpt2.bias', '');
 SELECT pg_extension_config_dump('gpt2.linear_page', '');
 SELECT pg_extension_config_dump(pg_get_serial_sequence('gpt2.tokenizer', 'tokenizer'), '');
 SELECT pg_extension_config_dump(pg_get_serial_sequence('gpt2.model', 'model'), '');

@@ -380,12 +380,12 @@ def calls(conn: psycopg.Connection, query: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("positions", [1, 3, 32, 40])
 def test_arithmetic(tx, positions):
-    """And no vector is computed twice: 13 layer norms a position, 24 heads, 6 blocks."""
+    """And no vector is computed twice: 13 layer norms a position, 24 linear layers, 24 heads."""
     n = calls(tx, f"SELECT gpt2_generate('The', {positions})")
     late = max(positions - 32, 0)  # positions that have a past, which is read by inner product
     pairs = positions * (positions + 1) // 2
     recent = pairs if not late else 32 * 33 // 2 + late * (late + 1) // 2
-    assert n["vector_sub"] == 13 * positions
+    assert n["vector_sub"] == (13 + 24) * positions
     assert n["vector_add"] == (1 + 13 + 12) * positions
     assert n["vector_mul"] == 2 * 13 * positions + 24 * recent
     assert n["vector_negative_inner_product"] == (
@@ -394,12 +394,13 @@ def test_arithmetic(tx, positions):
 
 def test_slices_are_cut_once(tx):
     n = calls(tx, "SELECT gpt2_generate('The', 3)")
-    assert n["subvector"] == 3 * (24 + 6 + 24) + 2 * 24 * (1 + 2 + 3)
+    # queries of heads, keys and values, slices of the linear layers; keys and values of heads
+    assert n["subvector"] == 3 * (24 + 6 + 6 * (1 + 1 + 1 + 4)) + 2 * 24 * (1 + 2 + 3)
 
 
 def test_arithmetic_of_forward(tx):
     n = calls(tx, "SELECT gpt2_forward('{1,2,3}')")
-    assert n["vector_sub"] == 13 * 3
+    assert n["vector_sub"] == (13 + 24) * 3
     assert n["vector_mul"] == 2 * 13 * 3 + 24 * 6
     assert n["vector_negative_inner_product"] == (N_LINEAR + 2 * 13) * 3 + 24 * 6
 
@@ -527,7 +528,8 @@ def two_models(tx) -> psycopg.Connection:
     for statement in (
         "INSERT INTO gpt2.token_page SELECT %s, layer, page, weight FROM gpt2.token_page",
         'INSERT INTO gpt2.wpe SELECT %s, "position", weight FROM gpt2.wpe',
-        """INSERT INTO gpt2.linear_page SELECT %s, block, layer, slice, page, bias, weight
+        "INSERT INTO gpt2.bias SELECT %s, block, layer, bias FROM gpt2.bias WHERE block = 0",
+        """INSERT INTO gpt2.linear_page SELECT %s, block, layer, slice, page, weight
            FROM gpt2.linear_page WHERE block = 0""",
         """INSERT INTO gpt2.layer_norm SELECT %s, least(block, 1), layer, weight, bias
            FROM gpt2.layer_norm WHERE block = 0 OR layer = 'ln_f'""",
@@ -581,11 +583,31 @@ def test_drop_model(two_models):
     assert tx.execute("SELECT name, is_default FROM gpt2_models()").fetchall() == [("small", True)]
     assert generate(tx, max_tokens=5) == small
     tx.execute("SELECT gpt2_drop_model('small')")
-    for table in ("model", "wte", "wpe", "linear", "layer_norm", "lm_head"):
+    for table in ("model", "wte", "wpe", "linear", "bias", "layer_norm", "lm_head"):
         assert one(tx, f"SELECT count(*) FROM gpt2.{table}") == 0
     assert one(tx, "SELECT array_agg(tokenizer) FROM gpt2.tokenizer") == [1]
     with pytest.raises(errors.ObjectNotInPrerequisiteState, match="no model is loaded"):
         generate(tx)
+
+
+def test_prewarm(two_models):
+    """Every page of the model is read, and none of another's."""
+    tx = two_models
+    tables = ("linear_page", "token_page", "wpe", "bias", "layer_norm")
+    for name in ("demo", "small"):
+        counts = [one(tx, f"""SELECT count(*) FROM gpt2.{table} JOIN gpt2.model USING (model)
+                              WHERE name = %s""", name) for table in tables]
+        query = f"""SELECT relname::text, coalesce(idx_tup_fetch, 0) + seq_tup_read
+                    FROM pg_stat_xact_user_tables
+                    WHERE relname IN {tables} AND schemaname = 'gpt2'"""
+        before = dict(tx.execute(query).fetchall())
+        n_bytes = one(tx, "SELECT gpt2_prewarm(%s)", name)
+        after = dict(tx.execute(query).fetchall())
+        counts[1] += 1  # the look whether there are weights at all
+        assert [after[table] - before[table] for table in tables] == counts
+        n_weights = one(tx, """SELECT sum(vector_dims(weight)) FROM gpt2.linear
+                               JOIN gpt2.model USING (model) WHERE name = %s""", name)
+        assert 4 * (n_weights + N_VOCAB * 128) < n_bytes < 1.2 * 4 * (n_weights + N_VOCAB * 128)
 
 
 def test_incomplete_model(tx):

@@ -38,7 +38,7 @@ FUNCTIONS = """
 
 READERS = {
     "gpt2_tokenize", "gpt2_tokens", "gpt2_bpe", "gpt2_detokenize", "gpt2_embeddings", "gpt2_block",
-    "gpt2_forward", "gpt2_next_token", "gpt2_generate", "gpt2_models"}
+    "gpt2_forward", "gpt2_next_token", "gpt2_generate", "gpt2_models", "gpt2_prewarm"}
 WRITERS = {"gpt2_default_model", "gpt2_drop_model"}
 INTERNAL_WRITERS = {
     "_delete_model", "_drop_model", "_drop_unused_tokenizers", "_add_tokenizer",
@@ -181,7 +181,7 @@ def test_dump_and_restore(new_database, tmp_path):
             "SELECT gpt2_generate('PostgreSQL is', 5)",
             "SELECT gpt2_generate('PostgreSQL is', 5, 1, seed => 4, model => 'second')",
             *(f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM gpt2.{table} AS t"
-              for table in ("tokenizer", "token", "merge", "wte", "wpe", "linear", "layer_norm")),
+              for table in ("tokenizer", "token", "merge", "wte", "wpe", "bias", "linear_page", "token_page", "layer_norm")),
         ]:
             assert one.execute(query).fetchall() == other.execute(query).fetchall(), query
         # the next model gets a number of its own

@@ -22,7 +22,7 @@ from gpt2_loader.errors import LoadError, from_os_error
 from psycopg.conninfo import make_conninfo
 from safetensors.numpy import save_file
 
-TABLES = ("model", "wte", "wpe", "layer_norm", "linear", "lm_head")
+TABLES = ("model", "wte", "wpe", "layer_norm", "bias", "linear", "lm_head")
 VOCABULARY = ("tokenizer", "token", "merge")
 
 # n_inner is not a multiple of n_embd: mlp.c_proj gets slices of 8, 8 and 4 inputs

@@ -20,12 +20,9 @@ HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 
 
-REAL = 700  # oid of the type real, on every server
-
-
 class Array(NamedTuple):
-    """A column of SQL arrays: values [n_rows, length] of real[], or [n_rows, length, n] of vector[]
-    (float32) or halfvec[] (float16)."""
+    """A column of SQL arrays: values [n_rows, length, n] of vector[] (float32) or halfvec[]
+    (float16)."""
 
     element_type: int  # its oid
     values: np.ndarray
@@ -71,10 +68,8 @@ def _column(column):
 
 
 def _element(value):
-    """dtype of a float, or of the vector or halfvec of an array [n] of floats."""
+    """dtype of the vector or halfvec of an array [n] of floats."""
     number = value.dtype.newbyteorder(">")
-    if value.ndim == 0:
-        return number
     return [("n", ">i2"), ("unused", ">i2"), ("x", number, value.shape)]
 
 

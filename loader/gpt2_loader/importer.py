@@ -66,9 +66,10 @@ def load(
     target.copy(
         "layer_norm", "model, block, layer, weight, bias", _layer_norms(checkpoint, model)
     )
+    target.copy("bias", "model, block, layer, bias", _biases(checkpoint, model))
     target.copy(
         "linear_page",
-        f"model, block, layer, slice, page, bias, {pages.column}",
+        f"model, block, layer, slice, page, {pages.column}",
         _linear(checkpoint, pages),
     )
     target.execute("SELECT gpt2._finish_model($1)", model)
@@ -117,9 +118,9 @@ class _Pages:
             model, self.column,
         )  # fmt: skip
 
-    def rows(self, tensor, key, first, weight, bias=None):
-        """Rows (model, key, page[, bias], weights) of neurons first, first + 1, ...: weight is
-        [n, n_in], bias [n]; first is a page's first."""
+    def rows(self, tensor, key, first, weight):
+        """Rows (model, key, page, weights) of neurons first, first + 1, ...: weight is [n, n_in],
+        first is a page's first."""
         with np.errstate(over="ignore"):
             weight = weight.astype(self._dtype, copy=False)
         if self.precision == "float16" and not np.isfinite(weight).all():
@@ -133,12 +134,10 @@ class _Pages:
         for start, stop, size in ((0, whole, self.size), (whole, len(weight), len(weight) - whole)):
             if start < stop:
                 page = np.arange((first + start) // self.size, -(-(first + stop) // self.size))
-                columns = [self.model, *key, page]
-                if bias is not None:
-                    values = bias[start:stop].reshape(-1, size)
-                    columns.append(copy_binary.Array(copy_binary.REAL, values))
                 values = weight[start:stop].reshape(len(page), size, -1)
-                yield copy_binary.rows(*columns, copy_binary.Array(self._type, values))
+                yield copy_binary.rows(
+                    self.model, *key, page, copy_binary.Array(self._type, values)
+                )
 
 
 def _token_embeddings(checkpoint, pages, name):
@@ -183,21 +182,31 @@ def _layer_norms(checkpoint, model):
             yield copy_binary.rows(model, block, layer, weight[np.newaxis], bias[np.newaxis])
 
 
+def _layers(checkpoint):
+    """(block, layer, tensor, n_in, n_out) of every linear layer, in the order of the key."""
+    for block in range(checkpoint.config.n_layer):
+        for layer in LINEAR:
+            tensor = f"h.{block}.{layer}"
+            yield block, layer, tensor, *checkpoint.tensors[f"{tensor}.weight"].shape
+
+
+def _biases(checkpoint, model):
+    """Rows (model, block, layer, bias [n_out])."""
+    for block, layer, tensor, _, n_out in _layers(checkpoint):
+        bias = checkpoint.read_bias(f"{tensor}.bias", n_out)
+        yield copy_binary.rows(model, block, layer, bias[np.newaxis])
+
+
 def _linear(checkpoint, pages):
     """Rows of linear_page, in the order of the key.
 
     A neuron is a column of the checkpoint's weight [n_in, n_out]: what one output unit makes of its
-    inputs. Slice s holds inputs s * n_embd and on; the bias is in slice 0.
+    inputs. Slice s holds inputs s * n_embd and on.
     """
     n_embd = checkpoint.config.n_embd
-    for block in range(checkpoint.config.n_layer):
-        for layer in LINEAR:
-            tensor = f"h.{block}.{layer}"
-            n_in, n_out = checkpoint.tensors[f"{tensor}.weight"].shape
-            bias = checkpoint.read_bias(f"{tensor}.bias", n_out)
-            for start in range(0, n_in, n_embd):
-                # [n_embd, n_out] -> [n_out, n_embd]
-                weight = checkpoint.read(f"{tensor}.weight", start, start + n_embd).T
-                key = (block, layer, start // n_embd)
-                yield from pages.rows(f"{tensor}.weight", key, 0, weight, bias)
-                bias = np.zeros_like(bias)
+    for block, layer, tensor, n_in, _ in _layers(checkpoint):
+        for start in range(0, n_in, n_embd):
+            # [n_embd, n_out] -> [n_out, n_embd]
+            weight = checkpoint.read(f"{tensor}.weight", start, start + n_embd).T
+            key = (block, layer, start // n_embd)
+            yield from pages.rows(f"{tensor}.weight", key, 0, weight)

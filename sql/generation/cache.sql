@@ -189,36 +189,38 @@ CREATE FUNCTION gpt2._remember(past gpt2._past[], recent vector[], m gpt2.model)
 RETURNS TABLE (past gpt2._past[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT array_agg(ROW(
-               (o.past).k || ARRAY(
-                   SELECT subvector(recent[i + h.block], h."first", h.d)
-                   FROM generate_series(1, cardinality(recent), (m).n_layer) AS i ORDER BY i),
-               ARRAY(
-                   SELECT CASE WHEN (o.past).v IS NULL THEN n.v ELSE (o.past).v[j] || n.v END
-                   FROM generate_series(1, h.d) AS j
-                   CROSS JOIN LATERAL (
-                       SELECT ARRAY(SELECT chunk.v[t][(m).n_embd + h."first" - 1 + j]
-                                    FROM generate_series(1, chunk.n) AS t ORDER BY t)::vector AS v
-                       OFFSET 0
-                   ) AS n
-                   ORDER BY j)
-           )::gpt2._past ORDER BY h.block, h.head)
+    SELECT array_agg(ROW((o.past).k || chunk.k, v.v)::gpt2._past ORDER BY h.block, h.head)
     FROM (
-        -- [n_recent, 2 * n_embd], as an array that can be read by column
-        SELECT block, array_agg(recent[i + block]::float4[] ORDER BY i) AS v, count(*)::int AS n
+        SELECT block, head, 1 + head * (m).n_embd / (m).n_head AS "first",
+               (m).n_embd / (m).n_head AS d, (m).n_embd, (m).n_layer,
+               block * (m).n_head + head + 1 AS i
         FROM generate_series(0, (m).n_layer - 1) AS block
-        CROSS JOIN generate_series(1, cardinality(recent), (m).n_layer) AS i
-        GROUP BY block
-    ) AS chunk
-    CROSS JOIN LATERAL (
-        SELECT chunk.block, head, 1 + head * ((m).n_embd / (m).n_head) AS "first",
-               (m).n_embd / (m).n_head AS d
-        FROM generate_series(0, (m).n_head - 1) AS head
+        CROSS JOIN generate_series(0, (m).n_head - 1) AS head
         OFFSET 0
     ) AS h
+    CROSS JOIN LATERAL (SELECT _remember.past[h.i] AS past OFFSET 0) AS o
     CROSS JOIN LATERAL (
-        SELECT _remember.past[h.block * (m).n_head + h.head + 1] AS past OFFSET 0
-    ) AS o;
+        -- [n_recent, d], and [n_recent * d] end to end
+        SELECT array_agg(subvector(r.kv, h."first", h.d) ORDER BY r.n) AS k,
+               gpt2._concat(subvector(r.kv, h.n_embd + h."first", h.d) ORDER BY r.n)::real[] AS v
+        FROM (SELECT n, recent[n + h.block] AS kv
+              FROM generate_series(1, cardinality(recent), h.n_layer) AS n) AS r
+        OFFSET 0
+    ) AS chunk
+    CROSS JOIN LATERAL (
+        -- [d, n_past + n_recent]: every d-th element belongs to the same row
+        SELECT ARRAY(
+            SELECT coalesce(u.past || new.v, new.v)
+            FROM (SELECT generate_series(1, h.d) AS j, unnest((o.past).v) AS past) AS u
+            CROSS JOIN LATERAL (
+                SELECT ARRAY(SELECT chunk.v[t]
+                             FROM (SELECT generate_series(u.j, cardinality(chunk.v), h.d) AS t
+                                   OFFSET 0) AS t)::vector AS v
+                OFFSET 0
+            ) AS new
+        ) AS v
+        OFFSET 0
+    ) AS v;
 END;
 COMMENT ON FUNCTION gpt2._remember(gpt2._past[], vector[], gpt2.model) IS
     'the past with a chunk''s positions at its end';

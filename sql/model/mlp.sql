@@ -42,7 +42,7 @@ CREATE FUNCTION gpt2._mlp(x vector, m gpt2.model, block int)
 RETURNS TABLE (y vector)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT sum(o.y)
+    SELECT o.y
     FROM gpt2._linear(_mlp.x, m, _mlp.block, 'mlp.c_fc') AS h
     CROSS JOIN LATERAL (
         -- [n_inner]; what is asked of m is asked once, not for every unit
@@ -51,12 +51,7 @@ BEGIN ATOMIC
         FROM (SELECT (m).activation_function = 'gelu' AS exact OFFSET 0) AS activation
         OFFSET 0
     ) AS hidden
-    CROSS JOIN LATERAL generate_series(0, ((m).n_inner - 1) / (m).n_embd) AS slice
-    -- [n_embd], from n_embd of the hidden activations at a time
-    CROSS JOIN LATERAL gpt2._linear(
-        subvector(hidden.x, slice * (m).n_embd + 1, (m).n_embd),
-        m, _mlp.block, 'mlp.c_proj', slice) AS o
-    OFFSET 0;
+    CROSS JOIN LATERAL gpt2._linear(hidden.x, m, _mlp.block, 'mlp.c_proj') AS o;
 END;
 COMMENT ON FUNCTION gpt2._mlp(vector, gpt2.model, int) IS
     'c_proj(gelu(c_fc(x))) of one position';

@@ -112,6 +112,7 @@ BEGIN
     DELETE FROM gpt2.token_page WHERE model = deleted.model;
     DELETE FROM gpt2.wpe WHERE model = deleted.model;
     DELETE FROM gpt2.layer_norm WHERE model = deleted.model;
+    DELETE FROM gpt2.bias WHERE model = deleted.model;
     DELETE FROM gpt2.linear_page WHERE model = deleted.model;
     RETURN deleted;
 END;
@@ -156,6 +157,33 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION gpt2_drop_model(text) IS
     'removes a model and its weights; the oldest that is left becomes the default if it was that';
+
+
+CREATE FUNCTION gpt2_prewarm(model text DEFAULT NULL)
+RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE
+-- Not by sequential scans, which keep a large table out of most of the shared buffers.
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+BEGIN ATOMIC
+    WITH m AS MATERIALIZED (
+        SELECT (gpt2._model(gpt2_prewarm.model)).model
+    )
+    SELECT sum(bytes)::bigint
+    FROM (
+        SELECT pg_column_size(p) FROM m, gpt2.linear_page AS p WHERE p.model = m.model
+    UNION ALL
+        SELECT pg_column_size(p) FROM m, gpt2.token_page AS p WHERE p.model = m.model
+    UNION ALL
+        SELECT pg_column_size(p) FROM m, gpt2.wpe AS p WHERE p.model = m.model
+    UNION ALL
+        SELECT pg_column_size(p) FROM m, gpt2.bias AS p WHERE p.model = m.model
+    UNION ALL
+        SELECT pg_column_size(p) FROM m, gpt2.layer_norm AS p WHERE p.model = m.model
+    ) AS page (bytes);
+END;
+COMMENT ON FUNCTION gpt2_prewarm(text) IS
+    'reads a model''s weights into the shared buffers; gives their bytes';
 
 
 -- Importers' private functions
@@ -234,7 +262,7 @@ DECLARE
     missing text;
 BEGIN
     SELECT * INTO STRICT m FROM gpt2.model AS x WHERE x.model = _finish_model.model;
-    SELECT string_agg(format('%s has %s rows of %s', c.name, c.rows, c.expected), ', ')
+    SELECT string_agg(format('%s has %s rows of %s', c.name, coalesce(c.rows, 0), c.expected), ', ')
     INTO missing
     FROM (VALUES
         ('wte', m.n_vocab::bigint,
@@ -243,17 +271,20 @@ BEGIN
          (SELECT count(*) FROM gpt2.wpe AS w WHERE w.model = m.model)),
         ('layer_norm', 2 * m.n_layer + 1,
          (SELECT count(*) FROM gpt2.layer_norm AS w WHERE w.model = m.model)),
+        ('bias', 4 * m.n_layer, (SELECT count(*) FROM gpt2.bias AS w WHERE w.model = m.model)),
         ('linear', m.n_layer * (4 * m.n_embd + m.n_inner
                                 + m.n_embd * ceil(m.n_inner / m.n_embd::numeric)::int),
-         (SELECT count(*) FROM gpt2.linear AS w WHERE w.model = m.model)),
+         (SELECT sum(coalesce(cardinality(w.weight), cardinality(w.half)))
+          FROM gpt2.linear_page AS w WHERE w.model = m.model)),
         ('lm_head', CASE WHEN m.tie_word_embeddings THEN 0 ELSE m.n_vocab END,
          (SELECT count(*) FROM gpt2.lm_head AS w WHERE w.model = m.model))
     ) AS c (name, expected, rows)
-    WHERE c.rows <> c.expected;
+    WHERE c.rows IS DISTINCT FROM c.expected;
     PERFORM gpt2._assert(missing IS NULL, 'data_exception',
         format('the weights of model "%s" are incomplete', m.name), missing || '.');
     -- The order of an index is the planner's choice only where it knows the table's size.
-    ANALYZE gpt2.token_page, gpt2.wpe, gpt2.layer_norm, gpt2.linear_page, gpt2.model;
+    ANALYZE gpt2.token_page, gpt2.wpe, gpt2.layer_norm, gpt2.bias, gpt2.linear_page,
+        gpt2.model;
 END;
 $$;
 COMMENT ON FUNCTION gpt2._finish_model(int) IS

@@ -3,17 +3,20 @@
 
 
 CREATE VIEW gpt2.linear AS
-SELECT p.model, p.block, p.layer, p.slice, p.page * m.page_size + n.i::int - 1 AS unit,
-       n.bias, n.weight
+SELECT p.model, p.block, p.layer, p.slice, n.unit,
+       CASE p.slice WHEN 0 THEN (b.bias::real[])[n.unit + 1] ELSE 0 END AS bias, n.weight
 FROM gpt2.linear_page AS p
 JOIN gpt2.model AS m ON m.model = p.model
-CROSS JOIN LATERAL unnest(p.bias, coalesce(p.weight, p.half::vector[])) WITH ORDINALITY
-    AS n (bias, weight, i);
+JOIN gpt2.bias AS b ON b.model = p.model AND b.block = p.block AND b.layer = p.layer
+CROSS JOIN LATERAL (
+    SELECT p.page * m.page_size + u.i::int - 1, u.weight
+    FROM unnest(coalesce(p.weight, p.half::vector[])) WITH ORDINALITY AS u (weight, i)
+) AS n (unit, weight);
 COMMENT ON VIEW gpt2.linear IS
     'linear layers: a neuron is a row, with its bias and its input weights';
 COMMENT ON COLUMN gpt2.linear.slice IS
     'inputs slice * n_embd and on: mlp.c_proj has n_inner inputs, more than a page holds in one '
-    'PLAIN row; slices after the first have bias 0';
+    'row; slices after the first have bias 0';
 COMMENT ON COLUMN gpt2.linear.unit IS
     'output number; attn.c_attn has queries, keys, values in turn';
 
@@ -68,12 +71,20 @@ BEGIN
         (new.model, new.block, new.layer, new.slice, new.unit)
             = (old.model, old.block, old.layer, old.slice, old.unit),
         new.bias IS NOT NULL, old.weight, new.weight);
-    UPDATE gpt2.linear_page AS p SET bias[i] = new.bias, weight[i] = new.weight
+    UPDATE gpt2.linear_page AS p SET weight[i] = new.weight
     WHERE p.model = old.model AND p.block = old.block AND p.layer = old.layer
       AND p.slice = old.slice AND p.page = old.unit / size AND p.weight IS NOT NULL;
-    UPDATE gpt2.linear_page AS p SET bias[i] = new.bias, half[i] = new.weight
+    UPDATE gpt2.linear_page AS p SET half[i] = new.weight
     WHERE p.model = old.model AND p.block = old.block AND p.layer = old.layer
       AND p.slice = old.slice AND p.page = old.unit / size AND p.half IS NOT NULL;
+    IF new.bias <> old.bias THEN
+        PERFORM gpt2._assert(old.slice = 0, 'feature_not_supported',
+            'only the first slice of a neuron has a bias', format('This is slice %s.', old.slice),
+            'UPDATE gpt2.linear SET bias = ... WHERE slice = 0 ...');
+        UPDATE gpt2.bias AS b
+        SET bias = (b.bias::real[])[:old.unit] || new.bias || (b.bias::real[])[old.unit + 2:]
+        WHERE b.model = old.model AND b.block = old.block AND b.layer = old.layer;
+    END IF;
     RETURN new;
 END;
 $$;

@@ -94,10 +94,10 @@ COMMENT ON COLUMN gpt2.model.sha256 IS 'hash of the weight files as read';
 CREATE FUNCTION gpt2._page_size(n_embd int, "precision" text)
 RETURNS int
 LANGUAGE sql STABLE PARALLEL SAFE
--- A row has at most the server's page less 32 bytes. 92 bytes of it are the tuple's header, the
--- key and the headers of two arrays; a neuron has a bias, a header and its weights.
-RETURN (current_setting('block_size')::int - 32 - 92)
-       / (4 + 8 + CASE "precision" WHEN 'float16' THEN (2 * n_embd + 3) / 4 * 4 ELSE 4 * n_embd END);
+-- A row has at most the server's page less 32 bytes, of which 68 are the tuple's header, the key and
+-- the array's header; a neuron has a header of 8 bytes and its weights.
+RETURN (current_setting('block_size')::int - 32 - 68)
+       / (8 + CASE "precision" WHEN 'float16' THEN (2 * n_embd + 3) / 4 * 4 ELSE 4 * n_embd END);
 COMMENT ON FUNCTION gpt2._page_size(int, text) IS 'how many neurons of n_embd inputs fit one row';
 
 CREATE TYPE gpt2.embedding AS ENUM ('wte', 'lm_head');
@@ -141,25 +141,34 @@ COMMENT ON TABLE gpt2.layer_norm IS
 CREATE TYPE gpt2.layer AS ENUM ('attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj');
 COMMENT ON TYPE gpt2.layer IS 'linear layers of a block';
 
+CREATE TABLE gpt2.bias (
+    model int NOT NULL,
+    block int NOT NULL,
+    layer gpt2.layer NOT NULL,
+    bias vector NOT NULL,
+    PRIMARY KEY (model, block, layer)
+);
+COMMENT ON TABLE gpt2.bias IS 'biases of the linear layers: [n_out], a layer a row';
+
 CREATE TABLE gpt2.linear_page (
     model int NOT NULL,
     block int NOT NULL,
     layer gpt2.layer NOT NULL,
     slice int NOT NULL,
     page int NOT NULL,
-    bias real[] NOT NULL,
     weight vector[],
     half halfvec[],
     PRIMARY KEY (model, block, layer, slice, page),
     CHECK (num_nulls(weight, half) = 1)
 );
 COMMENT ON TABLE gpt2.linear_page IS
-    'neurons page * page_size and on: gpt2.linear, as it is stored';
+    'weights of neurons page * page_size and on: gpt2.linear, as it is stored';
+COMMENT ON COLUMN gpt2.linear_page.slice IS
+    'inputs slice * n_embd and on: mlp.c_proj has n_inner inputs, more than a page holds';
 COMMENT ON COLUMN gpt2.linear_page.half IS 'the weights of a float16 model, in place of weight';
 
 ALTER TABLE gpt2.wpe ALTER weight SET STORAGE PLAIN;
 ALTER TABLE gpt2.token_page ALTER weight SET STORAGE PLAIN, ALTER half SET STORAGE PLAIN;
-ALTER TABLE gpt2.linear_page
-    ALTER bias SET STORAGE PLAIN, ALTER weight SET STORAGE PLAIN, ALTER half SET STORAGE PLAIN;
+ALTER TABLE gpt2.linear_page ALTER weight SET STORAGE PLAIN, ALTER half SET STORAGE PLAIN;
 -- Two vectors of 1,600 do not fit a page, two of 768 do: in line where they fit.
 ALTER TABLE gpt2.layer_norm ALTER weight SET STORAGE MAIN, ALTER bias SET STORAGE MAIN;
