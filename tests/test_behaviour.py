@@ -603,8 +603,9 @@ def test_prewarm(two_models):
         before = dict(tx.execute(query).fetchall())
         n_bytes = one(tx, "SELECT gpt2_prewarm(%s)", name)
         after = dict(tx.execute(query).fetchall())
-        counts[1] += 1  # the look whether there are weights at all
-        assert [after[table] - before[table] for table in tables] == counts
+        for table, count in zip(tables, counts):
+            # a few rows more of token_page: the look whether there are weights at all
+            assert 0 <= after[table] - before[table] - count <= 2 * (table == "token_page")
         n_weights = one(tx, """SELECT sum(vector_dims(weight)) FROM gpt2.linear
                                JOIN gpt2.model USING (model) WHERE name = %s""", name)
         assert 4 * (n_weights + N_VOCAB * 128) < n_bytes < 1.2 * 4 * (n_weights + N_VOCAB * 128)
