@@ -295,7 +295,7 @@ def hidden(demo_dsn: str) -> np.ndarray:
                       text_of_length(connection, N_CTX))
 
 
-@pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 63, 64, 65, 200, 255, 256])
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 200, 255, 256])
 def test_cached_equals_uncached(demo, wte, hidden, n):
     rows = next_token(demo, text_of_length(demo, n), top_k=None)
     logits = np.empty(N_VOCAB)
@@ -378,13 +378,13 @@ def calls(conn: psycopg.Connection, query: str) -> dict[str, int]:
     return {name: n - before.get(name, 0) for name, n in conn.execute(count).fetchall()}
 
 
-@pytest.mark.parametrize("positions", [1, 3, 32, 40])
+@pytest.mark.parametrize("positions", [1, 3, 16, 24])
 def test_arithmetic(tx, positions):
     """And no vector is computed twice: 13 layer norms a position, 24 linear layers, 24 heads."""
     n = calls(tx, f"SELECT gpt2_generate('The', {positions})")
-    late = max(positions - 32, 0)  # positions that have a past, which is read by inner product
+    late = max(positions - 16, 0)  # positions that have a past, which is read by inner product
     pairs = positions * (positions + 1) // 2
-    recent = pairs if not late else 32 * 33 // 2 + late * (late + 1) // 2
+    recent = pairs if not late else 16 * 17 // 2 + late * (late + 1) // 2
     assert n["vector_sub"] == (13 + 24) * positions
     assert n["vector_add"] == (1 + 13 + 12) * positions
     assert n["vector_mul"] == 2 * 13 * positions + 24 * recent

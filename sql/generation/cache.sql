@@ -26,7 +26,9 @@ COMMENT ON TYPE gpt2._context IS
 CREATE FUNCTION gpt2._chunk()
 RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN 32;
+-- A recent position costs attention five times what a past one does (1.2 us a head), and to put a
+-- chunk into the past copies the past once.
+RETURN 16;
 COMMENT ON FUNCTION gpt2._chunk() IS 'positions in a chunk';
 
 

@@ -10,7 +10,7 @@ import psycopg
 from bench.samples import seconds
 
 #: tokens that a sample of generation takes: a chunk, so that its upkeep of the cache is in
-SPAN = 32
+SPAN = 16
 
 #: one chunk's step on a context, and whether it can be had (else a context is read anew each time)
 ADVANCE = "gpt2._advance(gpt2._context, int[], gpt2.model, int, float8, int, bigint)"
