@@ -38,11 +38,12 @@ COMMENT ON FUNCTION gpt2._load_model(text, text, boolean, text) IS
     'gpt2_load_model''s work; gives the error to raise, or NULLs';
 
 
+-- The argument is not named precision, a keyword that SQL does not take before =>.
 -- SECURITY DEFINER: whoever may execute it needs no rights on the tables. The definer is a
 -- superuser, whom COPY lets read any file, so that the caller has to be asked for the right.
 CREATE FUNCTION gpt2_load_model(
     path text, name text DEFAULT NULL, replace boolean DEFAULT false,
-    "precision" text DEFAULT 'float32'
+    weight_precision text DEFAULT 'float32'
 ) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -71,7 +72,7 @@ BEGIN
     END IF;
     SELECT * INTO error
     FROM gpt2._load_model(path, coalesce(model, ''), coalesce(replace, false),
-                           coalesce("precision", ''));
+                           coalesce(weight_precision, ''));
     IF error.message IS NOT NULL THEN
         PERFORM gpt2._raise(NULL::boolean, error.sqlstate, error.message, error.detail, error.hint);
     END IF;

@@ -181,7 +181,8 @@ def test_dump_and_restore(new_database, tmp_path):
             "SELECT gpt2_generate('PostgreSQL is', 5)",
             "SELECT gpt2_generate('PostgreSQL is', 5, 1, seed => 4, model => 'second')",
             *(f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM gpt2.{table} AS t"
-              for table in ("tokenizer", "token", "merge", "wte", "wpe", "bias", "linear_page", "token_page", "layer_norm")),
+              for table in ("tokenizer", "token", "merge", "wte", "wpe", "bias", "linear_page",
+                            "token_page", "layer_norm")),
         ]:
             assert one.execute(query).fetchall() == other.execute(query).fetchall(), query
         # the next model gets a number of its own
@@ -315,7 +316,8 @@ def test_anybody_may_read(nobody, query):
     "SELECT gpt2._add_model('x', to_jsonb(m)) FROM gpt2.model AS m",
     "SELECT gpt2._add_model('demo', to_jsonb(m), replace => true) FROM gpt2.model AS m",
     "DELETE FROM gpt2.token_page", "UPDATE gpt2.model SET is_default = false",
-    "INSERT INTO gpt2.merge VALUES (1, 1000000, 1, 1, 1)", "TRUNCATE gpt2.linear_page", "UPDATE gpt2.linear SET bias = 0",
+    "INSERT INTO gpt2.merge VALUES (1, 1000000, 1, 1, 1)", "TRUNCATE gpt2.linear_page",
+    "UPDATE gpt2.linear SET bias = 0",
     "UPDATE gpt2.wte SET weight = weight",
     "CREATE TABLE gpt2.mine ()", "DROP EXTENSION gpt2", "ALTER TABLE gpt2.wpe ADD x int"])
 def test_nobody_may_write(nobody, query):

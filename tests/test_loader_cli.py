@@ -68,13 +68,14 @@ def test_bundled_model(db, run):  # noqa: F811
 
 def test_list_and_drop(db, run, directory):  # noqa: F811
     write(directory, make_tensors(CONFIG))
-    for name in ("b", "a"):
-        assert run("load", directory, "--name", name).returncode == 0
+    for name, precision in (("b", "float32"), ("a", "float16")):
+        process = run("load", directory, "--name", name, "--precision", precision)
+        assert process.returncode == 0
     lines = run("list").stdout.splitlines()
     assert [line.split() for line in lines] == [
-        ["name", "parameters", "size", "source"],
-        ["a", "3880", "15", "kB", str(directory)],
-        ["b", "default", "3880", "15", "kB", str(directory)],
+        ["name", "parameters", "precision", "size", "source"],
+        ["a", "3880", "float16", "7760", "bytes", str(directory)],
+        ["b", "default", "3880", "float32", "15", "kB", str(directory)],
     ]
     process = run("drop", "b")
     assert (process.returncode, process.stdout) == (0, 'dropped model "b"\n')

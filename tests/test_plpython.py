@@ -5,9 +5,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from conftest import load_model
 from test_loader import (  # noqa: F401  fixtures among them
     CONFIG,
     check_rows,
+    contents,
     database,
     db,
     directory,
@@ -46,6 +48,26 @@ def test_gives_the_name(db, model):  # noqa: F811
     db.execute("SELECT gpt2_load_model(%s || '/', replace => true)", (model,))
     named = db.execute("SELECT gpt2_load_model(%s, 'other')", (model,)).fetchone()
     assert named == ("other",)
+
+
+def test_float16(db, model):  # noqa: F811
+    """The same rows as by the command line."""
+    db.execute("SELECT gpt2_load_model(%s, 'm', weight_precision => 'float16')", (model,))
+    by_server = contents(db)
+    assert by_server["model"][0][0]["precision"] == "float16"
+    load_model(db.info.dsn, Path(model), "m", "--precision", "float16", "--replace")
+    assert contents(db) == by_server
+
+
+@pytest.mark.parametrize("precision", ["float8", "", None])
+def test_no_such_precision(db, model, precision):  # noqa: F811
+    with pytest.raises(psycopg.errors.InvalidParameterValue) as error:
+        db.execute("SELECT gpt2_load_model(%s, 'm', weight_precision => %s)", (model, precision))
+    diag = error.value.diag
+    assert diag.message_primary == f'precision "{precision or ""}" does not exist'
+    assert diag.message_detail == "It is float32 or float16."
+    assert diag.message_hint
+    assert db.execute("SELECT count(*) FROM gpt2.model").fetchone() == (0,)
 
 
 def test_public_may_not(db, role, model):  # noqa: F811

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import psycopg
 import pytest
+from calls import all_calls
 from conftest import DEMO, ROOT, load_model
 from oracle.checkpoints import SHAPES, tensors, write_checkpoint
 from oracle.compare import hidden_states
@@ -44,7 +47,8 @@ def test_weights_are_rounded_to_float16(both):
 
 
 def test_listed(both):
-    assert both.execute("SELECT name, precision, size FROM gpt2_models() ORDER BY 1").fetchall() == [
+    query = "SELECT name, precision, size FROM gpt2_models() ORDER BY 1"
+    assert both.execute(query).fetchall() == [
         ("half", "float16", "4436 kB"), ("single", "float32", "8872 kB")]
 
 
@@ -66,6 +70,22 @@ def test_same_tokens(both):
             text += first[2]
             n_chosen += 1
     assert n_chosen > 40
+
+
+def test_calls(both):
+    """No fence is lost, in either precision: each function is called as often as tests/calls.py
+    counted when the numbers were looked at."""
+    expected = json.loads((ROOT / "tests/expected/calls.json").read_text())
+    assert all_calls(both) == expected
+
+
+def test_activation_is_asked_once(both):
+    """A fence that counts of calls do not show: reading a field of a row is no call."""
+    plan = [row[0] for row in both.execute(
+        """EXPLAIN (VERBOSE) SELECT f.y FROM (SELECT gpt2._model('single'::text) AS m OFFSET 0) AS m
+           CROSS JOIN LATERAL gpt2._mlp('[1]', m.m, 0) AS f""")]
+    assert any("activation_function" in line for line in plan)
+    assert [line for line in plan if "tanh" in line and "activation_function" in line] == []
 
 
 def perplexity(conn: psycopg.Connection, model: str, text: str) -> float:
@@ -96,7 +116,7 @@ def test_perplexity(both, file):
 
 @pytest.mark.parametrize("shape", ["odd_widths", "untied", "narrow_mlp"])
 def test_shapes(new_database, tmp_path, shape):
-    """Widths that fill no page evenly, odd ones too: near a float32 model of the rounded weights."""
+    """Widths that fill no page evenly, odd ones too: near a float32 model of the same weights."""
     uri = new_database()
     rounded = {name: value.astype(np.float16).astype(np.float32)
                if value.ndim == 2 and "wpe" not in name else value
@@ -141,7 +161,8 @@ def test_edit_neurons(tx, name):
     def neurons():
         return dict(tx.execute(
             """SELECT (block, layer, slice, unit)::text, (bias, weight)::text
-               FROM gpt2.linear JOIN gpt2.model USING (model) WHERE name = %s""", [name]).fetchall())
+               FROM gpt2.linear JOIN gpt2.model USING (model)
+               WHERE name = %s""", [name]).fetchall())
 
     def text():
         return tx.execute("SELECT gpt2_generate('The', 4, model => %s)", [name]).fetchone()

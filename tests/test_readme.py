@@ -1,4 +1,5 @@
-"""Every query in the README that shows a result gives that result, in psql, as it is printed."""
+"""Every query in the documentation that shows a result gives that result, in psql, as it is
+printed."""
 
 from __future__ import annotations
 
@@ -8,8 +9,10 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-EXAMPLES = re.findall(
-    r"```sql\n((?:(?!```).)*)```\n```text\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+EXAMPLES = [
+    example for file in ("README.md", "docs/reference.md", "docs/tuning.md")
+    for example in re.findall(r"```sql\n((?:(?!```).)*)```\n```text\n(.*?)```",
+                              (ROOT / file).read_text(encoding="utf-8"), flags=re.DOTALL)]
 COMMANDS = re.findall(r"^make (?:-s )?([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)
 
 

@@ -83,14 +83,14 @@ def list_models(dsn: Dsn = ""):
     """List the models of a database."""
     with _errors(), client.connect(dsn) as connection:
         models = connection.execute(
-            """SELECT name, CASE WHEN is_default THEN 'default' ELSE '' END,
-                      n_parameters::text,
-                      pg_size_pretty(CASE precision WHEN 'float16' THEN 2 ELSE 4 END * n_parameters),
-                      coalesce(source, '')
-               FROM gpt2.model ORDER BY name"""
+            """SELECT m.name, CASE WHEN m.is_default THEN 'default' ELSE '' END,
+                      m.n_parameters::text, m.precision,
+                      pg_size_pretty(CASE m.precision WHEN 'float16' THEN 2 ELSE 4 END
+                                     * m.n_parameters), coalesce(m.source, '')
+               FROM gpt2.model AS m ORDER BY m.name"""
         ).fetchall()
-    rows = [("name", "", "parameters", "size", "source"), *models]
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    rows = [("name", "", "parameters", "precision", "size", "source"), *models]
+    widths = [max(len(row[i]) for row in rows) for i in range(6)]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip())
 

@@ -45,33 +45,25 @@ BEGIN ATOMIC
         FROM (SELECT -(k.k <#> q) * scale AS score
               FROM (SELECT unnest((_attend.past).k) AS k UNION ALL SELECT unnest(recent_k)) AS k
               OFFSET 0) AS s
-        OFFSET 0
     ) AS s
     CROSS JOIN LATERAL (
         -- not yet divided by their sum
-        SELECT ARRAY(SELECT exp(greatest(u.score - s.largest, -700))
-                     FROM (SELECT unnest(s.score) AS score OFFSET 0) AS u) AS weight
-        OFFSET 0
+        SELECT array_agg(u.weight) AS weight, sum(u.weight) AS total,
+               coalesce(cardinality((_attend.past).k), 0) AS n_past
+        FROM (SELECT exp(greatest(unnest(s.score) - s.largest, -700)) AS weight) AS u
     ) AS e
-    CROSS JOIN LATERAL (
-        SELECT sum(u.weight) AS total, cardinality((_attend.past).k) AS n_past
-        FROM (SELECT unnest(e.weight) AS weight) AS u
-        OFFSET 0
-    ) AS t
     CROSS JOIN LATERAL (
         SELECT sum(part.z)
         FROM (
-            SELECT ARRAY(SELECT -(unnest((_attend.past).v) <#> w.past) / t.total)::vector
-            FROM (SELECT e.weight[:t.n_past]::vector AS past OFFSET 0) AS w
-            WHERE t.n_past > 0
+            SELECT ARRAY(SELECT -(unnest((_attend.past).v) <#> w.past) / e.total)::vector
+            FROM (SELECT e.weight[:e.n_past]::vector AS past OFFSET 0) AS w
+            WHERE e.n_past > 0
         UNION ALL
             -- weights below 1e-12 add nothing, and could underflow
-            SELECT gpt2._fill(CASE WHEN u.weight > 1e-12 * t.total
-                                   THEN u.weight / t.total ELSE 0 END, vector_dims(q)) * u.v
-            FROM (SELECT unnest(e.weight[coalesce(t.n_past, 0) + 1:]) AS weight,
-                         unnest(recent_v) AS v) AS u
+            SELECT gpt2._fill(CASE WHEN u.weight > 1e-12 * e.total
+                                   THEN u.weight / e.total ELSE 0 END, vector_dims(q)) * u.v
+            FROM (SELECT unnest(e.weight[e.n_past + 1:]) AS weight, unnest(recent_v) AS v) AS u
         ) AS part (z)
-        OFFSET 0
     ) AS p (z);
 END;
 COMMENT ON FUNCTION gpt2._attend(vector, gpt2._past, vector[], vector[], float8) IS
@@ -102,7 +94,6 @@ BEGIN ATOMIC
                 SELECT head, 1 + head * ((m).n_embd / (m).n_head) AS "first",
                        (m).n_embd / (m).n_head AS d
                 FROM generate_series(0, (m).n_head - 1) AS head
-                OFFSET 0
             ) AS f
             OFFSET 0
         ) AS h
@@ -142,7 +133,6 @@ BEGIN ATOMIC
                 gpt2._layer_norm(p.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n
             CROSS JOIN LATERAL gpt2._linear(n.y, m, b.block, 'attn.c_attn') AS l
             WHERE w.model = (m).model AND w.block = b.block AND w.layer = 'ln_1'
-            OFFSET 0
         ) AS a
         CROSS JOIN LATERAL (
             -- keys and values of the whole chunk in this block
@@ -166,7 +156,6 @@ BEGIN ATOMIC
             CROSS JOIN LATERAL
                 gpt2._layer_norm(r.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n
             CROSS JOIN LATERAL gpt2._mlp(n.y, m, b.block) AS f
-            OFFSET 0
         ) AS r
         WHERE b.block < (m).n_layer
     )
@@ -176,7 +165,6 @@ BEGIN ATOMIC
                (SELECT last.x[n_new] FROM block AS last WHERE last.block = (m).n_layer) AS x
         FROM block AS b
         CROSS JOIN unnest(b.kv) WITH ORDINALITY AS u (kv, n)
-        OFFSET 0
     ) AS c
     JOIN gpt2.layer_norm AS w
         ON w.model = (m).model AND w.block = (m).n_layer AND w.layer = 'ln_f'
@@ -185,6 +173,13 @@ END;
 COMMENT ON FUNCTION gpt2._step(int[], int, gpt2._past[], vector[], int, gpt2.model) IS
     'the next n_new positions through all blocks: the last activation after ln_f, and their keys '
     'and values';
+
+
+CREATE AGGREGATE gpt2._concat(real[]) (
+    SFUNC = array_cat, STYPE = real[], PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE gpt2._concat(real[]) IS
+    'arrays end to end: a vector has at most 16,000 elements';
 
 
 CREATE FUNCTION gpt2._remember(past gpt2._past[], recent vector[], m gpt2.model)
@@ -198,16 +193,14 @@ BEGIN ATOMIC
                block * (m).n_head + head + 1 AS i
         FROM generate_series(0, (m).n_layer - 1) AS block
         CROSS JOIN generate_series(0, (m).n_head - 1) AS head
-        OFFSET 0
     ) AS h
-    CROSS JOIN LATERAL (SELECT _remember.past[h.i] AS past OFFSET 0) AS o
+    CROSS JOIN LATERAL (SELECT _remember.past[h.i] AS past) AS o
     CROSS JOIN LATERAL (
         -- [n_recent, d], and [n_recent * d] end to end
         SELECT array_agg(subvector(r.kv, h."first", h.d) ORDER BY r.n) AS k,
-               gpt2._concat(subvector(r.kv, h.n_embd + h."first", h.d) ORDER BY r.n)::real[] AS v
+               gpt2._concat(subvector(r.kv, h.n_embd + h."first", h.d)::real[] ORDER BY r.n) AS v
         FROM (SELECT n, recent[n + h.block] AS kv
               FROM generate_series(1, cardinality(recent), h.n_layer) AS n) AS r
-        OFFSET 0
     ) AS chunk
     CROSS JOIN LATERAL (
         -- [d, n_past + n_recent]: every d-th element belongs to the same row
@@ -216,12 +209,10 @@ BEGIN ATOMIC
             FROM (SELECT generate_series(1, h.d) AS j, unnest((o.past).v) AS past) AS u
             CROSS JOIN LATERAL (
                 SELECT ARRAY(SELECT chunk.v[t]
-                             FROM (SELECT generate_series(u.j, cardinality(chunk.v), h.d) AS t
-                                   OFFSET 0) AS t)::vector AS v
+                             FROM generate_series(u.j, cardinality(chunk.v), h.d) AS t)::vector AS v
                 OFFSET 0
             ) AS new
         ) AS v
-        OFFSET 0
     ) AS v;
 END;
 COMMENT ON FUNCTION gpt2._remember(gpt2._past[], vector[], gpt2.model) IS

@@ -45,7 +45,6 @@ BEGIN ATOMIC
         SELECT CASE WHEN s.n_stop > s.n_prompt
                     THEN gpt2._run(s.tokens, s.m, s.n_stop, temperature, top_k, s.seed)
                END AS context
-        OFFSET 0
     ) AS c;
 END;
 COMMENT ON FUNCTION gpt2_generate(text, int, float8, int, bigint, boolean, text) IS

@@ -41,7 +41,7 @@ BEGIN ATOMIC
               AND w.page = _embedding.token / (m).page_size)
         + (SELECT w.weight FROM gpt2.wpe AS w
            WHERE w.model = (m).model AND w."position" = _embedding."position")
-    FROM (SELECT _embedding.token % (m).page_size + 1 OFFSET 0) AS i (i);
+    FROM (SELECT _embedding.token % (m).page_size + 1) AS i (i);
 END;
 COMMENT ON FUNCTION gpt2._embedding(int, int, gpt2.model) IS
     'what the first block reads of a position: the token''s embedding plus the position''s';
@@ -87,8 +87,7 @@ BEGIN ATOMIC
                 WHERE p.model = input.model AND p.layer = input.layer ORDER BY p.page)
             END
         OFFSET 0
-    ) AS l (logits)
-    OFFSET 0;
+    ) AS l (logits);
 END;
 COMMENT ON FUNCTION gpt2._unembed(vector, gpt2.model) IS
     'logits of tokens 0, 1, ... after a position: inner products with their output embeddings';

@@ -21,8 +21,7 @@ BEGIN ATOMIC
         SELECT m.x - gpt2._fill(-(m.x <#> gpt2._fill(1, m.n)) / m.n, m.n) AS x, m.n
         FROM (SELECT _layer_norm.x, vector_dims(_layer_norm.x) AS n OFFSET 0) AS m
         OFFSET 0
-    ) AS d
-    OFFSET 0;
+    ) AS d;
 END;
 COMMENT ON FUNCTION gpt2._layer_norm(vector, vector, vector, float8) IS
     'layer normalisation of one position: (x - mean) / sqrt(variance + epsilon) * weight + bias';

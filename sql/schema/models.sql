@@ -69,7 +69,8 @@ RETURNS TABLE (
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
 BEGIN ATOMIC
     SELECT m.name, m.is_default, m.n_parameters, 
-           pg_size_pretty(CASE m.precision WHEN 'float16' THEN 2 ELSE 4 END * m.n_parameters), m.precision,
+           pg_size_pretty(CASE m.precision WHEN 'float16' THEN 2 ELSE 4 END * m.n_parameters),
+           m.precision,
            m.n_layer, m.n_embd, m.n_head, m.n_ctx, m.n_vocab, m.source, m.loaded_at
     FROM gpt2.model AS m
     ORDER BY m.name;

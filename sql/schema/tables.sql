@@ -88,14 +88,14 @@ COMMENT ON COLUMN gpt2.model.tie_word_embeddings IS 'wte is the output projectio
 COMMENT ON COLUMN gpt2.model."precision" IS
     'type of the weights in linear_page and token_page; all else is float32';
 COMMENT ON COLUMN gpt2.model.page_size IS
-    'neurons a row of linear_page, tokens a row of token_page; the last row of a layer may have less';
+    'neurons a row of linear_page, tokens a row of token_page; the last of a layer may have less';
 COMMENT ON COLUMN gpt2.model.sha256 IS 'hash of the weight files as read';
 
 CREATE FUNCTION gpt2._page_size(n_embd int, "precision" text)
 RETURNS int
 LANGUAGE sql STABLE PARALLEL SAFE
--- A row has at most the server's page less 32 bytes, of which 68 are the tuple's header, the key and
--- the array's header; a neuron has a header of 8 bytes and its weights.
+-- A row has at most the server's page less 32 bytes, of which 68 are the tuple's header, the key
+-- and the array's header; a neuron has a header of 8 bytes and its weights.
 RETURN (current_setting('block_size')::int - 32 - 68)
        / (8 + CASE "precision" WHEN 'float16' THEN (2 * n_embd + 3) / 4 * 4 ELSE 4 * n_embd END);
 COMMENT ON FUNCTION gpt2._page_size(int, text) IS 'how many neurons of n_embd inputs fit one row';

@@ -19,7 +19,13 @@ from bench.server_lines import server_lines  # noqa: E402
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description="Compares with the references.")
     parser.add_argument("--quick", action="store_true", help="the short form, under two minutes")
-    run = Run(database.prepare(), parser.parse_args().quick)
+    parser.add_argument("--prepare", action="store_true", help="only make and load the model")
+    options = parser.parse_args()
+    dsn = database.prepare()
+    if options.prepare:
+        return
+    database.prewarm(dsn)
+    run = Run(dsn, options.quick)
     about = report.machine(run.dsn)
     path = database.FOLDER / "bench.json"
     try:

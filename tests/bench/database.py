@@ -77,3 +77,10 @@ def prepare() -> str:
             admin.execute(f"COMMENT ON DATABASE {DATABASE} IS '{comment}'")
             admin.execute("CHECKPOINT")
     return dsn
+
+
+def prewarm(dsn: str) -> None:
+    """Reads the models into the shared buffers."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for precision in PRECISIONS:
+            connection.execute("SELECT gpt2_prewarm(%s)", [f"bench_{precision}"])

@@ -28,6 +28,8 @@ SHAPES: dict[str, dict] = {
     "unscaled": dict(n_layer=2, n_head=4, n_embd=64, n_positions=128, vocab_size=350,
                      scale_attn_weights=False),
     "five_blocks": dict(n_layer=5, n_head=2, n_embd=128, n_positions=256, vocab_size=1000),
+    # its keys and values of 16 positions end to end are longer than a vector may be
+    "one_wide_head": dict(n_layer=1, n_head=1, n_embd=1040, n_positions=64, vocab_size=300),
     "short_context": dict(n_layer=2, n_head=2, n_embd=32, n_positions=32, vocab_size=300),
 }
 

@@ -1,0 +1,47 @@
+"""How often queries call each function, pgvector's and our own that are not inlined.
+
+Usage: build/venv/bin/python tests/calls.py URI > tests/expected/calls.json
+(URI: a database with the bundled model as 'single' and, in float16, as 'half')
+
+The numbers follow from the model's shape, by formulas in tests/test_behaviour.py for the larger
+ones. A fence that is lost (OFFSET 0 in the SQL) shows as a larger number.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import psycopg
+
+#: 20 tokens reach over a chunk's end
+QUERIES = [
+    "SELECT gpt2_generate('The', 20, model => '{model}')",
+    "SELECT gpt2_generate('The', 2, 1, 5, seed => 1, model => '{model}')",
+    "SELECT * FROM gpt2_next_token(' table index the of', model => '{model}')",
+    "SELECT gpt2_forward('{{1,2,3}}', '{model}')",
+    "SELECT gpt2_block(gpt2_embeddings('{{1,2,3}}', '{model}'), 0, '{model}')",
+]
+COUNTS = "SELECT funcname, sum(calls)::int FROM pg_stat_xact_user_functions GROUP BY 1"
+
+
+def count_calls(conn: psycopg.Connection, query: str) -> dict[str, int]:
+    """Function -> calls of it, for those that the query calls."""
+    conn.execute("SET track_functions = 'all'")
+    with conn.transaction():
+        before = dict(conn.execute(COUNTS).fetchall())
+        conn.execute(query)
+        after = dict(conn.execute(COUNTS).fetchall())
+    return {name: n - before.get(name, 0) for name, n in sorted(after.items())
+            if n > before.get(name, 0)}
+
+
+def all_calls(conn: psycopg.Connection) -> dict[str, dict[str, int]]:
+    """Query -> function -> calls, for each precision."""
+    queries = [query.format(model=model) for model in ("single", "half") for query in QUERIES]
+    return {query: count_calls(conn, query) for query in queries}
+
+
+if __name__ == "__main__":
+    with psycopg.connect(sys.argv[1], autocommit=True) as connection:
+        print(json.dumps(all_calls(connection), indent=1))
