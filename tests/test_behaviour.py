@@ -624,53 +624,52 @@ def test_incomplete_model(tx):
 
 LONG = "repeat(' the', 257)"
 BAD = [
-    # call, SQLSTATE, message, whether there is a HINT
-    (f"gpt2_generate({LONG})", "54000", 'the prompt is too long for model "demo"', True),
-    (f"gpt2_next_token({LONG})", "54000", 'the prompt is too long for model "demo"', True),
-    ("gpt2_forward(array_fill(1, ARRAY[257]))", "54000", '257 tokens are too long for model "demo"',
-     True),
+    # call, SQLSTATE, message
+    (f"gpt2_generate({LONG})", "54000", 'the prompt is too long for model "demo"'),
+    (f"gpt2_next_token({LONG})", "54000", 'the prompt is too long for model "demo"'),
+    ("gpt2_forward(array_fill(1, ARRAY[257]))", "54000", '257 tokens are too long for model "demo"'),
     ("gpt2_embeddings(array_fill(1, ARRAY[257]))", "54000",
-     '257 tokens are too long for model "demo"', True),
+     '257 tokens are too long for model "demo"'),
     ("gpt2_block(array_fill(array_fill(1, ARRAY[128])::vector, ARRAY[257]), 0)", "54000",
-     '257 positions are too long for model "demo"', True),
-    ("gpt2_generate('x', -1)", "22023", "max_tokens must be 0 or more", True),
-    ("gpt2_generate('x', NULL)", "22023", "max_tokens must be 0 or more", True),
-    *[(call, "22023", "temperature must be 0 or more", True)
+     '257 positions are too long for model "demo"'),
+    ("gpt2_generate('x', -1)", "22023", "max_tokens must be 0 or more"),
+    ("gpt2_generate('x', NULL)", "22023", "max_tokens must be 0 or more"),
+    *[(call, "22023", "temperature must be 0 or more")
       for value in ("-0.1", "'NaN'", "'Infinity'", "'-Infinity'", "NULL", "1000001")
       for call in (f"gpt2_generate('x', 1, {value})", f"gpt2_next_token('x', 1, {value})")],
-    *[(call, "22023", "top_k must be 1 or more", True)
+    *[(call, "22023", "top_k must be 1 or more")
       for value in ("0", "-1")
       for call in (f"gpt2_generate('x', 1, 1, {value})", f"gpt2_next_token('x', {value})")],
-    *[(call, "22023", 'model "absent" does not exist', True)
+    *[(call, "22023", 'model "absent" does not exist')
       for call in ("gpt2_generate('x', model => 'absent')",
                    "gpt2_next_token('x', model => 'absent')",
                    "gpt2_forward('{1}', 'absent')", "gpt2_embeddings('{1}', 'absent')",
                    "gpt2_block('{\"[1]\"}', 0, 'absent')", "gpt2_tokenize('x', 'absent')",
                    "gpt2_default_model('absent')", "gpt2_drop_model('absent')")],
     *[(f"gpt2_block(gpt2_embeddings('{{1}}'), {block})", "22023",
-       f'block {block} does not exist in model "demo"', True) for block in ("-1", "6", "NULL")],
-    *[(f"gpt2_block({x}, 0)", "22023", 'the activations do not fit model "demo"', True)
+       f'block {block} does not exist in model "demo"') for block in ("-1", "6", "NULL")],
+    *[(f"gpt2_block({x}, 0)", "22023", 'the activations do not fit model "demo"')
       for x in ("'{\"[1,2,3]\"}'", "array_append(gpt2_embeddings('{1}'), '[1]')",
                 "array_append(gpt2_embeddings('{1}'), NULL)")],
-    ("gpt2_block('{}', 0)", "22023", "the list of activations is empty", True),
+    ("gpt2_block('{}', 0)", "22023", "the list of activations is empty"),
     *[(f"{function}('{{5,{token}}}')", "22023",
-       f'token {token} is not in the vocabulary of model "demo"', True)
+       f'token {token} is not in the vocabulary of model "demo"')
       for function in ("gpt2_forward", "gpt2_embeddings") for token in ("8192", "-1", "NULL")],
-    ("gpt2_forward('{}')", "22023", "the list of tokens is empty", True),
-    ("gpt2_embeddings('{}')", "22023", "the list of tokens is empty", True),
-    ("gpt2_detokenize('{1,NULL}')", "22023", "token NULL is not in the vocabulary", True),
-    ("gpt2._add_model('demo', '{}')", "42710", 'model "demo" already exists', True),
+    ("gpt2_forward('{}')", "22023", "the list of tokens is empty"),
+    ("gpt2_embeddings('{}')", "22023", "the list of tokens is empty"),
+    ("gpt2_detokenize('{1,NULL}')", "22023", "token NULL is not in the vocabulary"),
+    ("gpt2._add_model('demo', '{}')", "42710", 'model "demo" already exists'),
 ]
 
 
-@pytest.mark.parametrize("call, code, message, hint", BAD, ids=[row[0][:60] for row in BAD])
-def test_bad_input(demo, call, code, message, hint):
+@pytest.mark.parametrize("call, code, message", BAD, ids=[row[0][:60] for row in BAD])
+def test_bad_input(demo, call, code, message):
     with pytest.raises(psycopg.Error) as error:
         demo.execute(f"SELECT {call}")
     diag = error.value.diag
     assert (diag.sqlstate, diag.message_primary) == (code, message)
     assert diag.message_detail and diag.message_detail.endswith(".")
-    assert bool(diag.message_hint) == hint
+    assert diag.message_hint
 
 
 def test_bad_input_comes_before_the_work(demo):
