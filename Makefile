@@ -57,13 +57,13 @@ test-oracle: extensions  ## compare live with PyTorch and transformers (installs
 	@$(SETUP)/python oracle
 	@$(WITH_SERVER) build/venv/bin/python -m pytest -m oracle $(PYTEST_ARGS)
 
+BENCH = PYTHONPATH=tests build/venv/bin/python -m bench
 bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: the short form
 	@$(SETUP)/python oracle
 	@$(WITH_SERVER) $(BENCH) --prepare
 	@# begin with empty shared buffers: where the weights lie in order a token is a tenth faster
 	@$(SETUP)/cluster stop
 	@$(WITH_SERVER) $(BENCH) $(if $(QUICK),--quick)
-BENCH = PYTHONPATH=tests build/venv/bin/python -m bench
 
 ##@ The private server
 .PHONY: server dsn stop

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from oracle.tokenizer import tokenizer
 from psycopg.conninfo import make_conninfo
 from tokenizers import ByteLevelBPETokenizer
-from tokenizers.pre_tokenizers import ByteLevel
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "loader" / "gpt2_loader" / "models" / "demo"
@@ -89,9 +89,5 @@ def demo(demo_dsn: str) -> Iterator[psycopg.Connection]:
 
 @pytest.fixture(scope="session")
 def reference() -> ByteLevelBPETokenizer:
-    """GPT-2's tokenizer by the `tokenizers` package, from the same list of merges."""
-    lines = (ROOT / "sql/tokenizer/vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
-    merges = [tuple(line.split(" ")) for line in lines]
-    tokens = sorted(ByteLevel.alphabet()) + ["".join(pair) for pair in merges]
-    vocabulary = {token: i for i, token in enumerate(tokens)} | {"<|endoftext|>": 50256}
-    return ByteLevelBPETokenizer(vocabulary, merges)
+    """GPT-2's tokenizer by the `tokenizers` package."""
+    return tokenizer()

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import psycopg
 import pytest
+from calls import count_calls
 from psycopg import errors
 
 PROMPT = "PostgreSQL is"
@@ -367,21 +368,10 @@ def test_reads(tx, query, positions, choices):
     assert choices * token_pages <= wte <= choices * token_pages + 2 * positions + 20
 
 
-def calls(conn: psycopg.Connection, query: str) -> dict[str, int]:
-    """How often a query calls each of pgvector's functions."""
-    count = """SELECT funcname, sum(calls)::int FROM pg_stat_xact_user_functions
-               WHERE funcname IN ('vector_add', 'vector_sub', 'vector_mul', 'subvector',
-                                  'vector_negative_inner_product') GROUP BY 1"""
-    conn.execute("SET track_functions = 'all'")
-    before = dict(conn.execute(count).fetchall())
-    conn.execute(query)
-    return {name: n - before.get(name, 0) for name, n in conn.execute(count).fetchall()}
-
-
 @pytest.mark.parametrize("positions", [1, 3, 16, 24])
 def test_arithmetic(tx, positions):
     """And no vector is computed twice: 13 layer norms a position, 24 linear layers, 24 heads."""
-    n = calls(tx, f"SELECT gpt2_generate('The', {positions})")
+    n = count_calls(tx, f"SELECT gpt2_generate('The', {positions})")
     late = max(positions - 16, 0)  # positions that have a past, which is read by inner product
     pairs = positions * (positions + 1) // 2
     recent = pairs if not late else 16 * 17 // 2 + late * (late + 1) // 2
@@ -393,13 +383,13 @@ def test_arithmetic(tx, positions):
 
 
 def test_slices_are_cut_once(tx):
-    n = calls(tx, "SELECT gpt2_generate('The', 3)")
+    n = count_calls(tx, "SELECT gpt2_generate('The', 3)")
     # queries of heads, keys and values, slices of the linear layers; keys and values of heads
     assert n["subvector"] == 3 * (24 + 6 + 6 * (1 + 1 + 1 + 4)) + 2 * 24 * (1 + 2 + 3)
 
 
 def test_arithmetic_of_forward(tx):
-    n = calls(tx, "SELECT gpt2_forward('{1,2,3}')")
+    n = count_calls(tx, "SELECT gpt2_forward('{1,2,3}')")
     assert n["vector_sub"] == (13 + 24) * 3
     assert n["vector_mul"] == 2 * 13 * 3 + 24 * 6
     assert n["vector_negative_inner_product"] == (N_LINEAR + 2 * 13) * 3 + 24 * 6

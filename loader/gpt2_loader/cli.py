@@ -32,9 +32,7 @@ Dsn = Annotated[
 ]
 
 
-class Precision(str, Enum):
-    float32 = "float32"
-    float16 = "float16"
+Precision = Enum("Precision", {name: name for name in importer.COLUMNS}, type=str)
 
 
 @app.command()
@@ -84,9 +82,8 @@ def list_models(dsn: Dsn = ""):
     with _errors(), client.connect(dsn) as connection:
         models = connection.execute(
             """SELECT m.name, CASE WHEN m.is_default THEN 'default' ELSE '' END,
-                      m.n_parameters::text, m.precision,
-                      pg_size_pretty(CASE m.precision WHEN 'float16' THEN 2 ELSE 4 END
-                                     * m.n_parameters), coalesce(m.source, '')
+                      m.n_parameters::text, m.precision, gpt2._model_size(m),
+                      coalesce(m.source, '')
                FROM gpt2.model AS m ORDER BY m.name"""
         ).fetchall()
     rows = [("name", "", "parameters", "precision", "size", "source"), *models]

@@ -60,6 +60,13 @@ COMMENT ON FUNCTION gpt2._vocabulary(text) IS
     'the vocabulary of a model; with no model loaded, GPT-2''s own';
 
 
+CREATE FUNCTION gpt2._model_size(m gpt2.model)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN pg_size_pretty(CASE (m).precision WHEN 'float16' THEN 2 ELSE 4 END * (m).n_parameters);
+COMMENT ON FUNCTION gpt2._model_size(gpt2.model) IS 'size of the parameters, as in "8872 kB"';
+
+
 CREATE FUNCTION gpt2_models()
 RETURNS TABLE (
     name text, is_default boolean, n_parameters bigint, size text, "precision" text,
@@ -68,9 +75,7 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
 BEGIN ATOMIC
-    SELECT m.name, m.is_default, m.n_parameters, 
-           pg_size_pretty(CASE m.precision WHEN 'float16' THEN 2 ELSE 4 END * m.n_parameters),
-           m.precision,
+    SELECT m.name, m.is_default, m.n_parameters, gpt2._model_size(m), m.precision,
            m.n_layer, m.n_embd, m.n_head, m.n_ctx, m.n_vocab, m.source, m.loaded_at
     FROM gpt2.model AS m
     ORDER BY m.name;

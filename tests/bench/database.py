@@ -23,9 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "build" / "bench"
 CHECKPOINT = FOLDER / "124M"
 DATABASE = "gpt2_bench"
-
-
-PRECISIONS = ("float32", "float16")
+PRECISIONS = tuple(importer.COLUMNS)
 
 
 def load(dsn: str, name: str, precision: str, directory: Path = CHECKPOINT) -> None:

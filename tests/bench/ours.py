@@ -12,9 +12,6 @@ from bench.samples import seconds
 #: tokens that a sample of generation takes: a chunk, so that its upkeep of the cache is in
 SPAN = 16
 
-#: one chunk's step on a context, and whether it can be had (else a context is read anew each time)
-ADVANCE = "gpt2._advance(gpt2._context, int[], gpt2.model, int, float8, int, bigint)"
-
 #: the text so far and a model, read once
 MODEL = "(SELECT gpt2._model(%(model)s::text) AS m OFFSET 0) AS m"
 
@@ -31,8 +28,6 @@ class Ours:
         self.conn.execute("SET max_parallel_workers_per_gather = 0")
         self.conn.execute("CREATE TEMP TABLE kept (n int PRIMARY KEY, past gpt2._past[], y vector)")
         self.kept: set[int] = set()
-        self.resumes = self.value("SELECT to_regprocedure(%(advance)s) IS NOT NULL",
-                                  advance=ADVANCE)
 
     def value(self, sql: str, **parameters):
         """The one value that a query gives."""
@@ -49,7 +44,7 @@ class Ours:
 
         A sample then starts there, and need not read what is before it.
         """
-        n = (len(tokens) - 1) // SPAN * SPAN if self.resumes else 0
+        n = (len(tokens) - 1) // SPAN * SPAN
         if n > 0 and n not in self.kept:
             cached = self.value(
                 f"""INSERT INTO kept SELECT %(n)s, (c.c).past, (c.c).y
@@ -62,9 +57,6 @@ class Ours:
 
     def continuation(self, kept: int) -> str:
         """Query: tokens there are after a prompt is continued up to n_stop."""
-        if not self.resumes:
-            return ("SELECT cardinality((gpt2._run(%(tokens)s::int[], m.m, %(n_stop)s)).tokens)"
-                    f" FROM {MODEL}")
         # without tokens it takes the prompt's; NULL for all is the empty context
         state = "ROW(NULL, k.n, k.past, k.y)::gpt2._context"
         rest = "%(tokens)s::int[], m.m, %(n_stop)s, 0, NULL, NULL"

@@ -1,5 +1,4 @@
-"""What is timed on the other side: transformers' GPT2LMHeadModel, float32, with its cache, and
-the tokenizer of the `tokenizers` package."""
+"""What is timed on the other side: transformers' GPT2LMHeadModel, float32, with its cache."""
 
 from __future__ import annotations
 
@@ -8,21 +7,9 @@ from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import ByteLevelBPETokenizer
-from tokenizers.pre_tokenizers import ByteLevel
 
-from bench.database import ROOT
 from bench.ours import SPAN
 from bench.samples import seconds
-
-
-def tokenizer() -> ByteLevelBPETokenizer:
-    """GPT-2's, by the `tokenizers` package, from the list of merges that ours is made of."""
-    lines = (ROOT / "sql/tokenizer/vocab.bpe").read_text(encoding="utf-8").splitlines()[1:]
-    merges = [tuple(line.split(" ")) for line in lines]
-    tokens = sorted(ByteLevel.alphabet()) + ["".join(pair) for pair in merges]
-    vocabulary = {token: i for i, token in enumerate(tokens)} | {"<|endoftext|>": 50256}
-    return ByteLevelBPETokenizer(vocabulary, merges)
 
 
 class Reference:

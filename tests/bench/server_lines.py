@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import psycopg
 from gpt2_loader import copy_binary
+from oracle.tokenizer import tokenizer
 
 from bench import database, texts
 from bench.lines import Run, ms
 from bench.memory import watch
-from bench.reference import tokenizer
 from bench.samples import interleave, progress, seconds
 
 MODEL = "bench_float32"
