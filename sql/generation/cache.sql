@@ -127,12 +127,9 @@ BEGIN ATOMIC
             -- queries, and keys and values, of the new positions
             SELECT array_agg(l.y ORDER BY p.n) AS q,
                    array_agg(subvector(l.y, (m).n_embd + 1, 2 * (m).n_embd) ORDER BY p.n) AS kv
-            FROM gpt2.layer_norm AS w
-            CROSS JOIN unnest(b.x) WITH ORDINALITY AS p (x, n)
-            CROSS JOIN LATERAL
-                gpt2._layer_norm(p.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n
+            FROM unnest(b.x) WITH ORDINALITY AS p (x, n)
+            CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, b.block, 'ln_1') AS n
             CROSS JOIN LATERAL gpt2._linear(n.y, m, b.block, 'attn.c_attn') AS l
-            WHERE w.model = (m).model AND w.block = b.block AND w.layer = 'ln_1'
         ) AS a
         CROSS JOIN LATERAL (
             -- keys and values of the whole chunk in this block
@@ -151,10 +148,7 @@ BEGIN ATOMIC
                 CROSS JOIN LATERAL gpt2._linear(t.z, m, b.block, 'attn.c_proj') AS o
                 OFFSET 0
             ) AS r ("position", x)
-            JOIN gpt2.layer_norm AS w
-                ON w.model = (m).model AND w.block = b.block AND w.layer = 'ln_2'
-            CROSS JOIN LATERAL
-                gpt2._layer_norm(r.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n
+            CROSS JOIN LATERAL gpt2._layer_norm(r.x, m, b.block, 'ln_2') AS n
             CROSS JOIN LATERAL gpt2._mlp(n.y, m, b.block) AS f
         ) AS r
         WHERE b.block < (m).n_layer
@@ -166,9 +160,7 @@ BEGIN ATOMIC
         FROM block AS b
         CROSS JOIN unnest(b.kv) WITH ORDINALITY AS u (kv, n)
     ) AS c
-    JOIN gpt2.layer_norm AS w
-        ON w.model = (m).model AND w.block = (m).n_layer AND w.layer = 'ln_f'
-    CROSS JOIN LATERAL gpt2._layer_norm(c.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n;
+    CROSS JOIN LATERAL gpt2._layer_norm(c.x, m, (m).n_layer, 'ln_f') AS n;
 END;
 COMMENT ON FUNCTION gpt2._step(int[], int, gpt2._past[], vector[], int, gpt2.model) IS
     'the next n_new positions through all blocks: the last activation after ln_f, and their keys '

@@ -13,10 +13,7 @@ BEGIN ATOMIC
         FROM (
             SELECT array_agg(n.y ORDER BY p.n) AS x
             FROM unnest(_block.x) WITH ORDINALITY AS p (x, n)
-            JOIN gpt2.layer_norm AS w
-                ON w.model = (m).model AND w.block = _block.block AND w.layer = 'ln_1'
-            CROSS JOIN LATERAL
-                gpt2._layer_norm(p.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n
+            CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, _block.block, 'ln_1') AS n
         ) AS ln_1
         CROSS JOIN LATERAL gpt2._attention(ln_1.x, m, _block.block) AS a
     )
@@ -27,9 +24,7 @@ BEGIN ATOMIC
         JOIN attention AS a ON a."position" = p.n - 1
         OFFSET 0
     ) AS r ("position", x)
-    JOIN gpt2.layer_norm AS w
-        ON w.model = (m).model AND w.block = _block.block AND w.layer = 'ln_2'
-    CROSS JOIN LATERAL gpt2._layer_norm(r.x, w.weight, w.bias, (m).layer_norm_epsilon) AS n
+    CROSS JOIN LATERAL gpt2._layer_norm(r.x, m, _block.block, 'ln_2') AS n
     CROSS JOIN LATERAL gpt2._mlp(n.y, m, _block.block) AS f;
 END;
 COMMENT ON FUNCTION gpt2._block(vector[], gpt2.model, int) IS

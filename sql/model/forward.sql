@@ -176,9 +176,7 @@ BEGIN ATOMIC
     FROM m
     JOIN block AS b ON b.block = (m.m).n_layer
     CROSS JOIN LATERAL unnest(b.x) WITH ORDINALITY AS p (x, n)
-    JOIN gpt2.layer_norm AS w
-        ON w.model = (m.m).model AND w.block = b.block AND w.layer = 'ln_f'
-    CROSS JOIN LATERAL gpt2._layer_norm(p.x, w.weight, w.bias, (m.m).layer_norm_epsilon) AS n;
+    CROSS JOIN LATERAL gpt2._layer_norm(p.x, m.m, b.block, 'ln_f') AS n;
 END;
 COMMENT ON FUNCTION gpt2_forward(int[], text) IS
     'activations after ln_f, [n_seq, n_embd]; their inner products with wte are the logits';

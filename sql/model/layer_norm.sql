@@ -11,17 +11,20 @@ COMMENT ON FUNCTION gpt2._fill(float8, int) IS
     'vector of n equal values: pgvector multiplies vectors by vectors only';
 
 
-CREATE FUNCTION gpt2._layer_norm(x vector, weight vector, bias vector, epsilon float8)
+CREATE FUNCTION gpt2._layer_norm(x vector, m gpt2.model, block int, layer gpt2.norm)
 RETURNS TABLE (y vector)
-LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT d.x * gpt2._fill(1 / sqrt(-(d.x <#> d.x) / d.n + epsilon), d.n) * weight + bias
+    SELECT d.x * gpt2._fill(1 / sqrt(-(d.x <#> d.x) / d.n + (m).layer_norm_epsilon), d.n)
+        * w.weight + w.bias
     FROM (
         -- deviations from the mean; <#> is the inner product, negated
-        SELECT m.x - gpt2._fill(-(m.x <#> gpt2._fill(1, m.n)) / m.n, m.n) AS x, m.n
-        FROM (SELECT _layer_norm.x, vector_dims(_layer_norm.x) AS n OFFSET 0) AS m
+        SELECT c.x - gpt2._fill(-(c.x <#> gpt2._fill(1, c.n)) / c.n, c.n) AS x, c.n
+        FROM (SELECT _layer_norm.x, vector_dims(_layer_norm.x) AS n OFFSET 0) AS c
         OFFSET 0
-    ) AS d;
+    ) AS d
+    JOIN gpt2.layer_norm AS w
+        ON w.model = (m).model AND w.block = _layer_norm.block AND w.layer = _layer_norm.layer;
 END;
-COMMENT ON FUNCTION gpt2._layer_norm(vector, vector, vector, float8) IS
+COMMENT ON FUNCTION gpt2._layer_norm(vector, gpt2.model, int, gpt2.norm) IS
     'layer normalisation of one position: (x - mean) / sqrt(variance + epsilon) * weight + bias';
