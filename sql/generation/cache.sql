@@ -115,7 +115,7 @@ LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     -- recent: [n_recent * n_layer], keys and values [2 * n_embd] of the positions after the past
     WITH RECURSIVE block AS (
-        SELECT 0 AS block, array_agg(e.x ORDER BY p."position") AS x, NULL::vector[] AS kv
+        SELECT 0 AS block, array_agg(e.embed + e.pos_embed ORDER BY p."position") AS x, NULL::vector[] AS kv
         FROM (SELECT n_past + coalesce(cardinality(recent), 0) / (m).n_layer) AS f ("first")
         CROSS JOIN generate_series(f."first", f."first" + n_new - 1) AS p ("position")
         CROSS JOIN LATERAL

@@ -22,10 +22,9 @@ SET enable_memoize = off
 SET work_mem = '1GB'
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
-        SELECT m.m, gpt2._prompt_tokens(prompt, m.m) AS tokens
-        FROM (SELECT gpt2._model(gpt2_generate.model) AS m OFFSET 0) AS m
-        WHERE prompt IS NOT NULL
-          AND gpt2._check_sampling(temperature, top_k)
+        SELECT i.*
+        FROM gpt2._input(prompt, gpt2_generate.model) AS i
+        WHERE gpt2._check_sampling(temperature, top_k)
           AND gpt2._assert(max_tokens >= 0, 'invalid_parameter_value',
                   'max_tokens must be 0 or more',
                   format('It is %s.', coalesce(max_tokens::text, 'NULL')),

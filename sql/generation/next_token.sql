@@ -22,6 +22,30 @@ COMMENT ON FUNCTION gpt2._prompt_tokens(text, gpt2.model) IS
     'tokens of a prompt, or an error where they do not fit the context';
 
 
+CREATE FUNCTION gpt2._input(prompt text, model text)
+RETURNS TABLE (m gpt2.model, tokens int[])
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT m.m, gpt2._prompt_tokens(prompt, m.m)
+    FROM (SELECT gpt2._model(_input.model) AS m OFFSET 0) AS m
+    WHERE prompt IS NOT NULL;
+END;
+COMMENT ON FUNCTION gpt2._input(text, text) IS
+    'what a function reads: the model and the prompt''s tokens; no row for a NULL prompt';
+
+
+CREATE FUNCTION gpt2._pieces(tokens int[], m gpt2.model)
+RETURNS TABLE ("position" int, token int, piece text)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT i.n::int - 1, i.token,
+           gpt2._utf8(CASE WHEN i.token = (m).eos_token THEN '<|endoftext|>' ELSE t.bytes END)
+    FROM unnest(tokens) WITH ORDINALITY AS i (token, n)
+    LEFT JOIN gpt2.token AS t ON t.tokenizer = (m).tokenizer AND t.token = i.token;
+END;
+COMMENT ON FUNCTION gpt2._pieces(int[], gpt2.model) IS 'tokens as text, a row each';
+
+
 CREATE FUNCTION gpt2._check_sampling(temperature float8, top_k int)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -48,9 +72,9 @@ SET enable_memoize = off
 SET work_mem = '1GB'
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
-        SELECT m.m, gpt2._prompt_tokens(prompt, m.m) AS tokens
-        FROM (SELECT gpt2._model(gpt2_next_token.model) AS m OFFSET 0) AS m
-        WHERE prompt IS NOT NULL AND gpt2._check_sampling(temperature, top_k)
+        SELECT i.*
+        FROM gpt2._input(prompt, gpt2_next_token.model) AS i
+        WHERE gpt2._check_sampling(temperature, top_k)
     ), context AS MATERIALIZED (
         -- no token is chosen: the context ends with the prompt
         SELECT i.m, gpt2._run(i.tokens, i.m, cardinality(i.tokens)) AS context

@@ -31,32 +31,112 @@ COMMENT ON FUNCTION gpt2._check_tokens(int[], gpt2.model) IS
 
 
 CREATE FUNCTION gpt2._embedding(token int, "position" int, m gpt2.model)
-RETURNS TABLE (x vector)
+RETURNS TABLE (embed vector, pos_embed vector)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     -- Scalar subqueries, as the planner would make a hash table of all positions for a join.
     SELECT (SELECT coalesce(w.weight[i.i], w.half[i.i]::vector)
             FROM gpt2.token_page AS w
             WHERE w.model = (m).model AND w.layer = 'wte'
-              AND w.page = _embedding.token / (m).page_size)
-        + (SELECT w.weight FROM gpt2.wpe AS w
-           WHERE w.model = (m).model AND w."position" = _embedding."position")
+              AND w.page = _embedding.token / (m).page_size),
+           (SELECT w.weight FROM gpt2.wpe AS w
+            WHERE w.model = (m).model AND w."position" = _embedding."position")
     FROM (SELECT _embedding.token % (m).page_size + 1) AS i (i);
 END;
 COMMENT ON FUNCTION gpt2._embedding(int, int, gpt2.model) IS
-    'what the first block reads of a position: the token''s embedding plus the position''s';
+    'the token''s embedding and the position''s; the first block reads their sum';
 
 
-CREATE FUNCTION gpt2._embeddings(tokens int[], m gpt2.model)
-RETURNS vector[]
+CREATE FUNCTION gpt2._forward(
+    tokens int[], m gpt2.model, wanted text[],
+    patch gpt2._patch DEFAULT NULL, steer gpt2.steering[] DEFAULT NULL
+) RETURNS SETOF gpt2.activation
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT array_agg(e.x ORDER BY t.n)
-    FROM unnest(tokens) WITH ORDINALITY AS t (token, n)
-    CROSS JOIN LATERAL gpt2._embedding(t.token, t.n::int - 1, m) AS e;
+    -- wanted: full names of hook points. A row of the recursion is a block: x, the residual stream
+    -- after it, [n_seq, n_embd], and those of its activations that are wanted.
+    WITH RECURSIVE last AS MATERIALIZED (
+        -- the last block whose activations are wanted; n_layer, the layer norm after all of them
+        SELECT max(CASE w WHEN 'ln_final.hook_normalized' THEN (m).n_layer
+                          WHEN 'hook_embed' THEN -1 WHEN 'hook_pos_embed' THEN -1
+                          ELSE split_part(w, '.', 2)::int END) AS block
+        FROM unnest(wanted) AS w
+    ), embedding AS MATERIALIZED (
+        SELECT e.embed, e.pos_embed, t.n::int - 1 AS "position"
+        FROM unnest(tokens) WITH ORDINALITY AS t (token, n)
+        CROSS JOIN LATERAL (
+            SELECT gpt2._hook(e.embed, 'hook_embed', NULL, NULL, t.n::int - 1, patch) AS embed,
+                   gpt2._hook(e.pos_embed, 'hook_pos_embed', NULL, NULL, t.n::int - 1, patch)
+                       AS pos_embed
+            FROM gpt2._embedding(t.token, t.n::int - 1, m) AS e
+            OFFSET 0
+        ) AS e
+    ), block AS (
+        SELECT -1 AS block,
+               (SELECT array_agg(e.embed + e.pos_embed ORDER BY e."position") FROM embedding AS e)
+                   AS x,
+               NULL::gpt2.activation[] AS activations
+    UNION ALL
+        SELECT b.block + 1, a.resid_post, wanted.activations
+        FROM block AS b
+        CROSS JOIN last
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN patch IS NULL THEN s.x
+                   ELSE (SELECT array_agg(gpt2._hook(p.x, 'hook_resid_pre', b.block + 1, NULL,
+                                                     p.n::int - 1, patch) ORDER BY p.n)
+                         FROM unnest(s.x) WITH ORDINALITY AS p (x, n)) END AS x
+            FROM (SELECT CASE WHEN steer IS NULL THEN b.x
+                         ELSE gpt2._steer(b.x, 0, b.block + 1, steer) END AS x OFFSET 0) AS s
+            OFFSET 0
+        ) AS resid_pre
+        CROSS JOIN LATERAL gpt2._block(resid_pre.x, m, b.block + 1, patch) AS a
+        CROSS JOIN LATERAL (
+            SELECT array_agg(ROW(b.block + 1, h.head, p.n - 1, h.hook, p.value)::gpt2.activation)
+                       AS activations
+            FROM (
+                SELECT NULL::int, v.hook, v.value
+                FROM (VALUES ('hook_resid_pre', resid_pre.x),
+                             ('ln1.hook_normalized', a.ln1)) AS v (hook, value)
+            UNION ALL
+                SELECT h.n::int - 1, v.hook, v.value
+                FROM unnest(a.heads) WITH ORDINALITY AS h (q, k, v, scores, pattern, z, n)
+                CROSS JOIN LATERAL (VALUES
+                    ('attn.hook_q', h.q), ('attn.hook_k', h.k), ('attn.hook_v', h.v),
+                    ('attn.hook_attn_scores', h.scores), ('attn.hook_pattern', h.pattern),
+                    ('attn.hook_z', h.z)) AS v (hook, value)
+            UNION ALL
+                SELECT NULL, v.hook, v.value
+                FROM (VALUES ('hook_attn_out', a.attn_out), ('hook_resid_mid', a.resid_mid),
+                             ('ln2.hook_normalized', a.ln2), ('mlp.hook_pre', a.mlp_pre),
+                             ('mlp.hook_post', a.mlp_post), ('hook_mlp_out', a.mlp_out),
+                             ('hook_resid_post', a.resid_post)) AS v (hook, value)
+            ) AS h (head, hook, value)
+            CROSS JOIN LATERAL unnest(h.value) WITH ORDINALITY AS p (value, n)
+            WHERE gpt2._full_name(h.hook, b.block + 1) = ANY (wanted)
+        ) AS wanted
+        WHERE b.block + 1 < least(last.block + 1, (m).n_layer)
+    )
+    SELECT NULL::int, NULL::int, e."position", h.hook, h.value
+    FROM embedding AS e
+    CROSS JOIN LATERAL (VALUES ('hook_embed', e.embed), ('hook_pos_embed', e.pos_embed))
+        AS h (hook, value)
+    WHERE h.hook = ANY (wanted)
+UNION ALL
+    SELECT a.*
+    FROM block AS b
+    CROSS JOIN LATERAL unnest(b.activations) AS a
+UNION ALL
+    SELECT NULL, NULL, p.n::int - 1, 'ln_final.hook_normalized',
+           gpt2._hook(n.y, 'ln_final.hook_normalized', NULL, NULL, p.n::int - 1, patch)
+    FROM last
+    JOIN block AS b ON last.block = (m).n_layer AND b.block = (m).n_layer - 1
+    CROSS JOIN LATERAL unnest(
+        CASE WHEN steer IS NULL THEN b.x ELSE gpt2._steer(b.x, 0, b.block + 1, steer) END
+    ) WITH ORDINALITY AS p (x, n)
+    CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, b.block + 1, 'ln_f') AS n;
 END;
-COMMENT ON FUNCTION gpt2._embeddings(int[], gpt2.model) IS
-    'what the first block reads, [n_seq, n_embd]';
+COMMENT ON FUNCTION gpt2._forward(int[], gpt2.model, text[], gpt2._patch, gpt2.steering[]) IS
+    'the forward pass over all positions: those of its activations that are wanted';
 
 
 CREATE FUNCTION gpt2._unembed(y vector, m gpt2.model)
@@ -113,7 +193,9 @@ SET enable_bitmapscan = off
 SET enable_seqscan = off
 BEGIN ATOMIC
     SELECT CASE WHEN tokens IS NOT NULL AND gpt2._check_tokens(tokens, m.m)
-                THEN gpt2._embeddings(tokens, m.m) END
+                THEN (SELECT array_agg(e.embed + e.pos_embed ORDER BY t.n)
+                      FROM unnest(tokens) WITH ORDINALITY AS t (token, n)
+                      CROSS JOIN LATERAL gpt2._embedding(t.token, t.n::int - 1, m.m) AS e) END
     FROM (SELECT gpt2._model(gpt2_embeddings.model) AS m OFFSET 0) AS m;
 END;
 COMMENT ON FUNCTION gpt2_embeddings(int[], text) IS
@@ -147,7 +229,7 @@ BEGIN ATOMIC
             format('the activations do not fit model "%s"', (m.m).name),
             format('Each must be a vector of width %s.', (m.m).n_embd),
             'Activations come from gpt2_embeddings(tokens, model), for the same model.')
-        THEN gpt2._block(x, m.m, block) END
+        THEN (SELECT b.resid_post FROM gpt2._block(x, m.m, block) AS b) END
     FROM (SELECT gpt2._model(gpt2_block.model) AS m OFFSET 0) AS m;
 END;
 COMMENT ON FUNCTION gpt2_block(vector[], int, text) IS
@@ -161,22 +243,14 @@ SET jit = off
 SET enable_bitmapscan = off
 SET enable_seqscan = off
 BEGIN ATOMIC
-    WITH RECURSIVE m AS MATERIALIZED (
+    WITH m AS MATERIALIZED (
         SELECT c.m
         FROM (SELECT gpt2._model(gpt2_forward.model) AS m OFFSET 0) AS c
         WHERE tokens IS NOT NULL AND gpt2._check_tokens(tokens, c.m)
-    ), block AS (
-        SELECT 0 AS block, gpt2._embeddings(tokens, m.m) AS x FROM m
-    UNION ALL
-        SELECT b.block + 1, gpt2._block(b.x, m.m, b.block)
-        FROM block AS b, m
-        WHERE b.block < (m.m).n_layer
     )
-    SELECT array_agg(n.y ORDER BY p.n)
+    SELECT array_agg(a.value ORDER BY a."position")
     FROM m
-    JOIN block AS b ON b.block = (m.m).n_layer
-    CROSS JOIN LATERAL unnest(b.x) WITH ORDINALITY AS p (x, n)
-    CROSS JOIN LATERAL gpt2._layer_norm(p.x, m.m, b.block, 'ln_f') AS n;
+    CROSS JOIN LATERAL gpt2._forward(tokens, m.m, '{ln_final.hook_normalized}') AS a;
 END;
 COMMENT ON FUNCTION gpt2_forward(int[], text) IS
     'activations after ln_f, [n_seq, n_embd]; their inner products with wte are the logits';

@@ -38,19 +38,32 @@ COMMENT ON FUNCTION gpt2._gelu(float8, boolean) IS
     'Gaussian error linear unit: exact (gelu), or by its tanh approximation (gelu_new)';
 
 
-CREATE FUNCTION gpt2._mlp(x vector, m gpt2.model, block int)
-RETURNS TABLE (y vector)
+CREATE FUNCTION gpt2._mlp(
+    x vector, m gpt2.model, block int, "position" int DEFAULT NULL, patch gpt2._patch DEFAULT NULL
+) RETURNS TABLE (pre vector, post vector, y vector)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT o.y
-    FROM gpt2._linear(_mlp.x, m, _mlp.block, 'mlp.c_fc') AS h
+    SELECT pre.x, post.x, o.y
+    FROM (
+        -- [n_inner]
+        SELECT gpt2._hook(l.y, 'mlp.hook_pre', _mlp.block, NULL, _mlp."position", patch)
+        FROM gpt2._linear(_mlp.x, m, _mlp.block, 'mlp.c_fc') AS l
+        OFFSET 0
+    ) AS pre (x)
     CROSS JOIN LATERAL (
         -- [n_inner]; what is asked of m is asked once: for every unit it took 2.7 of 33 ms
-        SELECT ARRAY(SELECT gpt2._gelu(u.x, activation.exact)
-                     FROM (SELECT unnest(h.y::real[]) AS x) AS u)::vector AS x
+        SELECT gpt2._hook(
+            ARRAY(SELECT gpt2._gelu(u.x, activation.exact)
+                  FROM (SELECT unnest(pre.x::real[]) AS x) AS u)::vector,
+            'mlp.hook_post', _mlp.block, NULL, _mlp."position", patch)
         FROM (SELECT (m).activation_function = 'gelu' AS exact OFFSET 0) AS activation
-    ) AS hidden
-    CROSS JOIN LATERAL gpt2._linear(hidden.x, m, _mlp.block, 'mlp.c_proj') AS o;
+        OFFSET 0
+    ) AS post (x)
+    CROSS JOIN LATERAL (
+        SELECT gpt2._hook(l.y, 'hook_mlp_out', _mlp.block, NULL, _mlp."position", patch)
+        FROM gpt2._linear(post.x, m, _mlp.block, 'mlp.c_proj') AS l
+        OFFSET 0
+    ) AS o (y);
 END;
-COMMENT ON FUNCTION gpt2._mlp(vector, gpt2.model, int) IS
-    'c_proj(gelu(c_fc(x))) of one position';
+COMMENT ON FUNCTION gpt2._mlp(vector, gpt2.model, int, int, gpt2._patch) IS
+    'c_proj(gelu(c_fc(x))) of one position: pre and post are the neurons before and after gelu';

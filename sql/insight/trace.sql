@@ -1,0 +1,26 @@
+-- The trace: every activation of a forward pass as a row.
+
+
+CREATE FUNCTION gpt2_trace(
+    prompt text, hooks text[] DEFAULT NULL, blocks int[] DEFAULT NULL, model text DEFAULT NULL,
+    steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL
+) RETURNS SETOF gpt2.activation
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
+SET jit = off
+SET enable_bitmapscan = off
+SET enable_seqscan = off
+SET enable_memoize = off
+SET work_mem = '1GB'
+BEGIN ATOMIC
+    WITH input AS MATERIALIZED (
+        SELECT i.m, i.tokens, gpt2._wanted(hooks, blocks, i.m) AS wanted,
+               gpt2._patch(patch, cardinality(i.tokens), i.m) AS patch,
+               gpt2._steering(steer, i.m) AS steer
+        FROM (SELECT * FROM gpt2._input(prompt, gpt2_trace.model) OFFSET 0) AS i
+    )
+    SELECT a.*
+    FROM input AS i
+    CROSS JOIN LATERAL gpt2._forward(i.tokens, i.m, i.wanted, i.patch, i.steer) AS a;
+END;
+COMMENT ON FUNCTION gpt2_trace(text, text[], int[], text, gpt2.steering[], gpt2.activation[]) IS
+    'activations of the forward pass over a prompt, a row each, by TransformerLens'' names';
