@@ -20,6 +20,7 @@ QUERIES = [
     "SELECT gpt2_generate('The', 2, 1, 5, seed => 1, model => '{model}')",
     "SELECT * FROM gpt2_next_token(' table index the of', model => '{model}')",
     "SELECT gpt2_forward('{{1,2,3}}', '{model}')",
+    "SELECT * FROM gpt2_trace(' table index the of', model => '{model}')",
     "SELECT gpt2_block(gpt2_embeddings('{{1,2,3}}', '{model}'), 0, '{model}')",
 ]
 COUNTS = "SELECT funcname, sum(calls)::int FROM pg_stat_xact_user_functions GROUP BY 1"

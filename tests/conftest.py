@@ -10,8 +10,10 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psycopg
 import pytest
+from oracle.checkpoints import SHAPES, write_checkpoint
 from oracle.tokenizer import tokenizer
 from psycopg.conninfo import make_conninfo
 from tokenizers import ByteLevelBPETokenizer
@@ -84,6 +86,19 @@ def demo_dsn(new_database) -> str:
 @pytest.fixture
 def demo(demo_dsn: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(demo_dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def shapes(new_database, tmp_path_factory) -> Iterator[psycopg.Connection]:
+    """A connection to a database with a model of each of oracle.checkpoints' shapes, by name."""
+    seeds = np.load(ROOT / "tests" / "oracle" / "fixtures.npz")
+    uri = new_database()
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION gpt2 CASCADE")
+        for name, shape in SHAPES.items():
+            load_model(uri, write_checkpoint(
+                tmp_path_factory.mktemp(name), shape, int(seeds[f"{name}/seed"])), name)
         yield connection
 
 

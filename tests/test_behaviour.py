@@ -391,8 +391,10 @@ def test_slices_are_cut_once(tx):
 def test_arithmetic_of_forward(tx):
     n = count_calls(tx, "SELECT gpt2_forward('{1,2,3}')")
     assert n["vector_sub"] == (13 + 24) * 3
-    assert n["vector_mul"] == 2 * 13 * 3 + 24 * 6
-    assert n["vector_negative_inner_product"] == (N_LINEAR + 2 * 13) * 3 + 24 * 6
+    assert n["vector_mul"] == 2 * 13 * 3
+    # the scores of 6 pairs of positions, and a mean of values, an element at a time
+    assert n["vector_negative_inner_product"] == (
+        (N_LINEAR + 2 * 13) * 3 + 24 * 6 + 24 * 32 * 3)
 
 
 @pytest.mark.parametrize("settings", [
@@ -419,7 +421,13 @@ def test_planner_settings(demo, settings):
     "SELECT gpt2_block(gpt2_embeddings('{1,2}'), 0)::text",
     "SELECT gpt2_tokenize('Mississippilessly')",
     "SELECT * FROM gpt2_tokens('The x')", "SELECT * FROM gpt2_bpe('Mississippi')",
-    "SELECT gpt2_detokenize('{1,2}')", "SELECT name FROM gpt2_models()"])
+    "SELECT gpt2_detokenize('{1,2}')", "SELECT name FROM gpt2_models()",
+    "SELECT * FROM gpt2_trace('The x')",
+    "SELECT gpt2_generate('The', 4, steer => ARRAY[ROW(2, NULL, (gpt2_embeddings('{9}'))[1], 9)"
+    "::gpt2.steering])",
+    "SELECT * FROM gpt2_attention('The x', 2, 1)", "SELECT * FROM gpt2_head_summary('The x')",
+    "SELECT * FROM gpt2_logit_lens('The x')", "SELECT * FROM gpt2_neurons('The x', 1)",
+    "SELECT * FROM gpt2_direct_logit_attribution('The x')"])
 class TestAnywhere:
     def test_read_only(self, demo, query):
         expected = demo.execute(query).fetchall()

@@ -6,53 +6,38 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import psycopg
 import pytest
-from conftest import load_model
-from oracle.checkpoints import N_GREEDY, SHAPES, write_checkpoint
+from oracle.checkpoints import N_GREEDY, SHAPES
 from oracle.compare import assert_close, greedy, hidden_states, logits
 
 FIXTURES = np.load(Path(__file__).parent / "oracle" / "fixtures.npz")
 
 
-@pytest.fixture(scope="module")
-def models(new_database, tmp_path_factory):
-    """A connection to a database in which every shape is loaded under its name."""
-    uri = new_database()
-    with psycopg.connect(uri, autocommit=True) as conn:
-        conn.execute("CREATE EXTENSION gpt2 CASCADE")
-        for name, shape in SHAPES.items():
-            directory = write_checkpoint(
-                tmp_path_factory.mktemp(name), shape, int(FIXTURES[f"{name}/seed"]))
-            load_model(uri, directory, name)
-        yield conn
-
-
 @pytest.mark.parametrize("name", SHAPES)
-def test_hidden_states(models, name):
+def test_hidden_states(shapes, name):
     tokens = FIXTURES[f"{name}/tokens"].tolist()
-    assert_close(hidden_states(models, tokens, name), FIXTURES[f"{name}/hidden"])
+    assert_close(hidden_states(shapes, tokens, name), FIXTURES[f"{name}/hidden"])
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_logits(models, name):
+def test_logits(shapes, name):
     tokens = FIXTURES[f"{name}/tokens"].tolist()
-    assert_close(logits(models, tokens, name), FIXTURES[f"{name}/logits"])
+    assert_close(logits(shapes, tokens, name), FIXTURES[f"{name}/logits"])
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_greedy_tokens(models, name):
+def test_greedy_tokens(shapes, name):
     tokens = FIXTURES[f"{name}/tokens"].tolist()
-    assert greedy(models, tokens, N_GREEDY, name) == FIXTURES[f"{name}/greedy"].tolist()
+    assert greedy(shapes, tokens, N_GREEDY, name) == FIXTURES[f"{name}/greedy"].tolist()
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_cached_equals_uncached(models, name):
+def test_cached_equals_uncached(shapes, name):
     """Every token of the cached greedy text is the argmax of one uncached pass over all of it."""
     text = FIXTURES[f"{name}/tokens"].tolist()
     n_prompt = len(text)
     text += FIXTURES[f"{name}/greedy"].tolist()
-    uncached = models.execute(
+    uncached = shapes.execute(
         """SELECT array_agg(best.token ORDER BY p.n)
            FROM (SELECT gpt2._model(%s::text) AS m OFFSET 0) AS m
            CROSS JOIN unnest(gpt2_forward(%s::int[], %s)) WITH ORDINALITY AS p (y, n)

@@ -109,25 +109,32 @@ COMMENT ON FUNCTION gpt2._attend_all(vector[], gpt2._past[], vector[], gpt2.mode
 
 
 CREATE FUNCTION gpt2._step(tokens int[], n_past int, past gpt2._past[], recent vector[],
-                           n_new int, m gpt2.model)
+                           n_new int, m gpt2.model, steer gpt2.steering[])
 RETURNS TABLE (y vector, kv vector[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     -- recent: [n_recent * n_layer], keys and values [2 * n_embd] of the positions after the past
     WITH RECURSIVE block AS (
-        SELECT 0 AS block, array_agg(e.embed + e.pos_embed ORDER BY p."position") AS x, NULL::vector[] AS kv
+        SELECT 0 AS block, f."first",
+               array_agg(e.embed + e.pos_embed ORDER BY p."position") AS x, NULL::vector[] AS kv
         FROM (SELECT n_past + coalesce(cardinality(recent), 0) / (m).n_layer) AS f ("first")
         CROSS JOIN generate_series(f."first", f."first" + n_new - 1) AS p ("position")
         CROSS JOIN LATERAL
             gpt2._embedding(tokens[p."position" + 1], p."position", m) AS e
+        GROUP BY f."first"
     UNION ALL
-        SELECT b.block + 1, r.x, a.kv
+        SELECT b.block + 1, b."first", r.x, a.kv
         FROM block AS b
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN steer IS NULL THEN b.x
+                   ELSE gpt2._steer(b.x, b."first", b.block, steer) END AS x
+            OFFSET 0
+        ) AS resid_pre
         CROSS JOIN LATERAL (
             -- queries, and keys and values, of the new positions
             SELECT array_agg(l.y ORDER BY p.n) AS q,
                    array_agg(subvector(l.y, (m).n_embd + 1, 2 * (m).n_embd) ORDER BY p.n) AS kv
-            FROM unnest(b.x) WITH ORDINALITY AS p (x, n)
+            FROM unnest(resid_pre.x) WITH ORDINALITY AS p (x, n)
             CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, b.block, 'ln_1') AS n
             CROSS JOIN LATERAL gpt2._linear(n.y, m, b.block, 'attn.c_attn') AS l
         ) AS a
@@ -143,7 +150,7 @@ BEGIN ATOMIC
             -- x = x + attention(ln_1(x));  x = x + mlp(ln_2(x))
             SELECT array_agg(r.x + f.y ORDER BY r."position") AS x
             FROM (
-                SELECT t."position", b.x[t."position"] + o.y
+                SELECT t."position", resid_pre.x[t."position"] + o.y
                 FROM gpt2._attend_all(a.q, past, chunk.kv, m, b.block) AS t
                 CROSS JOIN LATERAL gpt2._linear(t.z, m, b.block, 'attn.c_proj') AS o
                 OFFSET 0
@@ -156,22 +163,19 @@ BEGIN ATOMIC
     SELECT n.y, c.kv
     FROM (
         SELECT array_agg(u.kv ORDER BY u.n, b.block) AS kv,
-               (SELECT last.x[n_new] FROM block AS last WHERE last.block = (m).n_layer) AS x
+               (SELECT CASE WHEN steer IS NULL THEN last.x[n_new]
+                       ELSE (gpt2._steer(last.x, last."first", last.block, steer))[n_new] END
+                FROM block AS last WHERE last.block = (m).n_layer) AS x
         FROM block AS b
         CROSS JOIN unnest(b.kv) WITH ORDINALITY AS u (kv, n)
     ) AS c
     CROSS JOIN LATERAL gpt2._layer_norm(c.x, m, (m).n_layer, 'ln_f') AS n;
 END;
-COMMENT ON FUNCTION gpt2._step(int[], int, gpt2._past[], vector[], int, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._step(
+    int[], int, gpt2._past[], vector[], int, gpt2.model, gpt2.steering[]
+) IS
     'the next n_new positions through all blocks: the last activation after ln_f, and their keys '
     'and values';
-
-
-CREATE AGGREGATE gpt2._concat(real[]) (
-    SFUNC = array_cat, STYPE = real[], PARALLEL = SAFE
-);
-COMMENT ON AGGREGATE gpt2._concat(real[]) IS
-    'arrays end to end: a vector has at most 16,000 elements';
 
 
 CREATE FUNCTION gpt2._remember(past gpt2._past[], recent vector[], m gpt2.model)
@@ -188,23 +192,17 @@ BEGIN ATOMIC
     ) AS h
     CROSS JOIN LATERAL (SELECT _remember.past[h.i] AS past) AS o
     CROSS JOIN LATERAL (
-        -- [n_recent, d], and [n_recent * d] end to end
+        -- twice [n_recent, d]
         SELECT array_agg(subvector(r.kv, h."first", h.d) ORDER BY r.n) AS k,
-               gpt2._concat(subvector(r.kv, h.n_embd + h."first", h.d)::real[] ORDER BY r.n) AS v
+               array_agg(subvector(r.kv, h.n_embd + h."first", h.d) ORDER BY r.n) AS v
         FROM (SELECT n, recent[n + h.block] AS kv
               FROM generate_series(1, cardinality(recent), h.n_layer) AS n) AS r
     ) AS chunk
     CROSS JOIN LATERAL (
-        -- [d, n_past + n_recent]: every d-th element belongs to the same row
-        SELECT ARRAY(
-            SELECT coalesce(u.past || new.v, new.v)
-            FROM (SELECT generate_series(1, h.d) AS j, unnest((o.past).v) AS past) AS u
-            CROSS JOIN LATERAL (
-                SELECT ARRAY(SELECT chunk.v[t]
-                             FROM generate_series(u.j, cardinality(chunk.v), h.d) AS t)::vector AS v
-                OFFSET 0
-            ) AS new
-        ) AS v
+        -- [d, n_past + n_recent]
+        SELECT ARRAY(SELECT coalesce(u.past || u.new, u.new)
+                     FROM (SELECT unnest((o.past).v) AS past, unnest(t.y) AS new) AS u) AS v
+        FROM gpt2._transpose(chunk.v) AS t
     ) AS v;
 END;
 COMMENT ON FUNCTION gpt2._remember(gpt2._past[], vector[], gpt2.model) IS
@@ -212,19 +210,26 @@ COMMENT ON FUNCTION gpt2._remember(gpt2._past[], vector[], gpt2.model) IS
 
 
 CREATE FUNCTION gpt2._advance(
-    context gpt2._context, prompt int[], m gpt2.model, n_stop int,
-    temperature float8, top_k int, seed bigint
+    context gpt2._context, start gpt2._context, m gpt2.model, n_stop int,
+    temperature float8, top_k int, seed bigint, steer gpt2.steering[]
 ) RETURNS gpt2._context
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- The prompt's positions together, for reading a weight takes as long as multiplying it; then
     -- one for each token, while there is one left to choose.
     WITH RECURSIVE before AS MATERIALIZED (
-        SELECT coalesce((context).tokens, prompt) AS tokens,
-               coalesce((context).n_past, 0) AS n_past,
-               (context).y AS y, cardinality(prompt) AS n_prompt
+        SELECT (coalesce(context, start)).tokens, (coalesce(context, start)).n_past,
+               (coalesce(context, start)).y, cardinality((start).tokens) AS n_prompt
     ), step AS (
-        SELECT 0 AS n, b.tokens, NULL::vector[] AS recent, b.y FROM before AS b
+        SELECT 0 AS n,
+               -- a prompt that was read elsewhere has its next token still to be chosen
+               b.tokens || ARRAY(
+                   SELECT t.token
+                   FROM gpt2._sample(b.y, m, temperature, top_k, seed, cardinality(b.tokens)) AS t
+                   WHERE b.n_past = cardinality(b.tokens) AND cardinality(b.tokens) < n_stop)
+                   AS tokens,
+               NULL::vector[] AS recent, b.y
+        FROM before AS b
     UNION ALL
         SELECT s.n + new.n,
                -- at the text's end, the next token
@@ -240,7 +245,8 @@ BEGIN ATOMIC
             SELECT least(greatest(b.n_prompt - b.n_past - s.n, 1), gpt2._chunk() - s.n) OFFSET 0
         ) AS new (n)
         CROSS JOIN LATERAL
-            gpt2._step(s.tokens, b.n_past, (context).past, s.recent, new.n, m) AS p
+            gpt2._step(s.tokens, b.n_past, (coalesce(context, start)).past, s.recent, new.n, m,
+                       steer) AS p
         WHERE s.n < gpt2._chunk()
           AND (b.n_past + s.n < b.n_prompt
                OR (cardinality(s.tokens) < n_stop
@@ -249,36 +255,83 @@ BEGIN ATOMIC
     SELECT ROW(
         s.tokens, b.n_past + s.n,
         CASE WHEN s.n = gpt2._chunk()
-             THEN (SELECT r.past FROM gpt2._remember((context).past, s.recent, m) AS r)
-             ELSE (context).past END,
+             THEN (SELECT r.past
+                   FROM gpt2._remember((coalesce(context, start)).past, s.recent, m) AS r)
+             ELSE (coalesce(context, start)).past END,
         s.y)::gpt2._context
     FROM before AS b
     CROSS JOIN (SELECT * FROM step ORDER BY n DESC LIMIT 1) AS s;
 END;
-COMMENT ON FUNCTION gpt2._advance(gpt2._context, int[], gpt2.model, int, float8, int, bigint) IS
-    'up to a chunk of positions: those of the prompt, then one for each token that is chosen';
+COMMENT ON FUNCTION gpt2._advance(
+    gpt2._context, gpt2._context, gpt2.model, int, float8, int, bigint, gpt2.steering[]
+) IS 'up to a chunk of positions: those of the prompt, then one for each token that is chosen';
 
 
 -- An aggregate keeps one state, where a recursive query would keep them all.
 CREATE AGGREGATE gpt2._advance_all(
-    prompt int[], m gpt2.model, n_stop int, temperature float8, top_k int, seed bigint
+    start gpt2._context, m gpt2.model, n_stop int, temperature float8, top_k int, seed bigint,
+    steer gpt2.steering[]
 ) (
     SFUNC = gpt2._advance, STYPE = gpt2._context, PARALLEL = SAFE
 );
-COMMENT ON AGGREGATE gpt2._advance_all(int[], gpt2.model, int, float8, int, bigint) IS
-    'the context after as many chunks as there are rows';
+COMMENT ON AGGREGATE gpt2._advance_all(
+    gpt2._context, gpt2.model, int, float8, int, bigint, gpt2.steering[]
+) IS 'the context after as many chunks as there are rows';
+
+
+CREATE FUNCTION gpt2._read_patched(
+    prompt int[], m gpt2.model, patch gpt2._patch, steer gpt2.steering[]
+) RETURNS gpt2._context
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- A patch may replace any activation, so the prompt is read by the forward pass, which has them
+    -- all: its keys and values are the cache with which generation goes on.
+    WITH activation AS MATERIALIZED (
+        SELECT a.*
+        FROM gpt2._forward(prompt, m, gpt2._wanted('{k, v, ln_final_out}', NULL, m), patch, steer)
+            AS a
+    )
+    SELECT ROW(
+        prompt, cardinality(prompt),
+        (SELECT array_agg(ROW(h.k, v.y)::gpt2._past ORDER BY h.block, h.head)
+         FROM (
+             SELECT a.block, a.head,
+                    array_agg(a.value ORDER BY a."position") FILTER (WHERE a.hook = 'attn.hook_k')
+                        AS k,
+                    array_agg(a.value ORDER BY a."position") FILTER (WHERE a.hook = 'attn.hook_v')
+                        AS v
+             FROM activation AS a
+             WHERE a.head IS NOT NULL
+             GROUP BY a.block, a.head
+         ) AS h
+         CROSS JOIN LATERAL gpt2._transpose(h.v) AS v),
+        y.value)::gpt2._context
+    FROM activation AS y
+    WHERE y.hook = 'ln_final.hook_out' AND y."position" = cardinality(prompt) - 1;
+END;
+COMMENT ON FUNCTION gpt2._read_patched(int[], gpt2.model, gpt2._patch, gpt2.steering[]) IS
+    'the context after a prompt some of whose activations are replaced';
 
 
 CREATE FUNCTION gpt2._run(
     prompt int[], m gpt2.model, n_stop int,
-    temperature float8 DEFAULT 0, top_k int DEFAULT NULL, seed bigint DEFAULT NULL
+    temperature float8 DEFAULT 0, top_k int DEFAULT NULL, seed bigint DEFAULT NULL,
+    steer gpt2.steering[] DEFAULT NULL, patch gpt2._patch DEFAULT NULL
 ) RETURNS gpt2._context
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- the prompt, and the chosen tokens but for the last, which need not be read
-    SELECT gpt2._advance_all(prompt, m, n_stop, temperature, top_k, seed)
-    FROM generate_series(
-        1, ceil(greatest(cardinality(prompt), n_stop - 1) / gpt2._chunk()::numeric)::int);
+    SELECT gpt2._advance_all(s.start, m, n_stop, temperature, top_k, seed, steer)
+    FROM (
+        SELECT CASE WHEN patch IS NULL THEN ROW(prompt, 0, NULL, NULL)::gpt2._context
+               ELSE gpt2._read_patched(prompt, m, patch, steer) END AS start
+        OFFSET 0
+    ) AS s
+    CROSS JOIN generate_series(
+        1, greatest(1, ceil((greatest(cardinality(prompt), n_stop - 1) - (s.start).n_past)
+                            / gpt2._chunk()::numeric)::int));
 END;
-COMMENT ON FUNCTION gpt2._run(int[], gpt2.model, int, float8, int, bigint) IS
+COMMENT ON FUNCTION gpt2._run(
+    int[], gpt2.model, int, float8, int, bigint, gpt2.steering[], gpt2._patch
+) IS
     'a prompt, read and continued until it has n_stop tokens; n_stop = its own length: only read';

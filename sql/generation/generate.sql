@@ -12,7 +12,8 @@ COMMENT ON FUNCTION gpt2._random_seed() IS 'a fresh seed';
 
 CREATE FUNCTION gpt2_generate(
     prompt text, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0, top_k int DEFAULT NULL,
-    seed bigint DEFAULT NULL, echo boolean DEFAULT true, model text DEFAULT NULL
+    seed bigint DEFAULT NULL, echo boolean DEFAULT true, model text DEFAULT NULL,
+    steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL
 ) RETURNS text
 LANGUAGE sql VOLATILE PARALLEL SAFE COST 1000000
 SET jit = off
@@ -23,7 +24,8 @@ SET work_mem = '1GB'
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.*
-        FROM gpt2._input(prompt, gpt2_generate.model) AS i
+        FROM gpt2._input(prompt, gpt2_generate.model, gpt2_generate.steer, gpt2_generate.patch)
+            AS i
         WHERE gpt2._check_sampling(temperature, top_k)
           AND gpt2._assert(max_tokens >= 0, 'invalid_parameter_value',
                   'max_tokens must be 0 or more',
@@ -42,9 +44,12 @@ BEGIN ATOMIC
     FROM span AS s
     CROSS JOIN LATERAL (
         SELECT CASE WHEN s.n_stop > s.n_prompt
-                    THEN gpt2._run(s.tokens, s.m, s.n_stop, temperature, top_k, s.seed)
+                    THEN gpt2._run(s.tokens, s.m, s.n_stop, temperature, top_k, s.seed,
+                                   s.steer, s.patch)
                END AS context
     ) AS c;
 END;
-COMMENT ON FUNCTION gpt2_generate(text, int, float8, int, bigint, boolean, text) IS
+COMMENT ON FUNCTION gpt2_generate(
+    text, int, float8, int, bigint, boolean, text, gpt2.steering[], gpt2.activation[]
+) IS
     'continues a text by up to max_tokens tokens; temperature 0 is greedy; NULL for NULL';

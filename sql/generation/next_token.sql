@@ -22,16 +22,27 @@ COMMENT ON FUNCTION gpt2._prompt_tokens(text, gpt2.model) IS
     'tokens of a prompt, or an error where they do not fit the context';
 
 
-CREATE FUNCTION gpt2._input(prompt text, model text)
-RETURNS TABLE (m gpt2.model, tokens int[])
+CREATE FUNCTION gpt2._input(
+    prompt text, model text,
+    steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL
+) RETURNS TABLE (m gpt2.model, tokens int[], steer gpt2.steering[], patch gpt2._patch)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT m.m, gpt2._prompt_tokens(prompt, m.m)
-    FROM (SELECT gpt2._model(_input.model) AS m OFFSET 0) AS m
-    WHERE prompt IS NOT NULL;
+    -- to plan the two checks takes a millisecond, which a call without them is spared
+    SELECT i.m, i.tokens,
+           CASE WHEN _input.steer IS NOT NULL THEN gpt2._steering(_input.steer, i.m) END,
+           CASE WHEN _input.patch IS NOT NULL
+                THEN gpt2._patch(_input.patch, cardinality(i.tokens), i.m) END
+    FROM (
+        SELECT m.m, gpt2._prompt_tokens(prompt, m.m) AS tokens
+        FROM (SELECT gpt2._model(_input.model) AS m OFFSET 0) AS m
+        WHERE prompt IS NOT NULL
+        OFFSET 0
+    ) AS i;
 END;
-COMMENT ON FUNCTION gpt2._input(text, text) IS
-    'what a function reads: the model and the prompt''s tokens; no row for a NULL prompt';
+COMMENT ON FUNCTION gpt2._input(text, text, gpt2.steering[], gpt2.activation[]) IS
+    'what a function reads: the model, the prompt''s tokens, what is added to and put in the place '
+    'of activations; no row for a NULL prompt';
 
 
 CREATE FUNCTION gpt2._pieces(tokens int[], m gpt2.model)
@@ -62,7 +73,8 @@ COMMENT ON FUNCTION gpt2._check_sampling(float8, int) IS
 
 
 CREATE FUNCTION gpt2_next_token(
-    prompt text, top_k int DEFAULT 10, temperature float8 DEFAULT 1, model text DEFAULT NULL
+    prompt text, top_k int DEFAULT 10, temperature float8 DEFAULT 1, model text DEFAULT NULL,
+    steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL
 ) RETURNS TABLE (rank int, token int, piece text, logit float8, probability float8)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
 SET jit = off
@@ -73,11 +85,13 @@ SET work_mem = '1GB'
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.*
-        FROM gpt2._input(prompt, gpt2_next_token.model) AS i
+        FROM gpt2._input(prompt, gpt2_next_token.model, gpt2_next_token.steer,
+                         gpt2_next_token.patch) AS i
         WHERE gpt2._check_sampling(temperature, top_k)
     ), context AS MATERIALIZED (
         -- no token is chosen: the context ends with the prompt
-        SELECT i.m, gpt2._run(i.tokens, i.m, cardinality(i.tokens)) AS context
+        SELECT i.m, gpt2._run(i.tokens, i.m, cardinality(i.tokens), steer => i.steer,
+                              patch => i.patch) AS context
         FROM input AS i
     )
     SELECT d.rank, d.token, gpt2._utf8(CASE WHEN d.token = (c.m).eos_token
@@ -88,5 +102,7 @@ BEGIN ATOMIC
     LEFT JOIN gpt2.token AS t ON t.tokenizer = (c.m).tokenizer AND t.token = d.token
     ORDER BY d.rank;
 END;
-COMMENT ON FUNCTION gpt2_next_token(text, int, float8, text) IS
+COMMENT ON FUNCTION gpt2_next_token(
+    text, int, float8, text, gpt2.steering[], gpt2.activation[]
+) IS
     'the likeliest next tokens after a prompt, with logit and probability; top_k NULL: all of them';

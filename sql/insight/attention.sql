@@ -19,10 +19,11 @@ RETURNS TABLE (
     query_position int, query_piece text, key_position int, key_piece text, weight float8
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
+SET jit = off
 BEGIN ATOMIC
     WITH token AS MATERIALIZED (
         SELECT p."position", p.piece
-        FROM (SELECT * FROM gpt2._input(prompt, gpt2_attention.model) OFFSET 0) AS i
+        FROM gpt2._input(prompt, gpt2_attention.model) AS i
         CROSS JOIN LATERAL gpt2._pieces(i.tokens, i.m) AS p
         WHERE gpt2._check_head(gpt2_attention.head, i.m)
     )
@@ -45,12 +46,13 @@ RETURNS TABLE (
     induction float8, entropy float8
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 144
+SET jit = off
 BEGIN ATOMIC
     -- Averages over the positions after the first, which can only look at itself; duplicate and
     -- induction over those whose token was there before: NULL where there are none.
     WITH token AS MATERIALIZED (
         SELECT t.token, t.n - 1 AS "position", lag(t.token) OVER (ORDER BY t.n) AS previous
-        FROM (SELECT * FROM gpt2._input(prompt, gpt2_head_summary.model) OFFSET 0) AS i
+        FROM gpt2._input(prompt, gpt2_head_summary.model) AS i
         CROSS JOIN LATERAL unnest(i.tokens) WITH ORDINALITY AS t (token, n)
     ), pair AS MATERIALIZED (
         -- positions and those that they can see

@@ -42,7 +42,7 @@ BEGIN ATOMIC
         SELECT a.*
         FROM input AS i
         CROSS JOIN LATERAL gpt2._forward(i.tokens, i.m, gpt2._wanted(
-            '{embed, pos_embed, z, mlp_out, resid_post, ln_final}', NULL, i.m)) AS a
+            '{embed, pos_embed, z, mlp_out, resid_post, ln_final_out}', NULL, i.m)) AS a
         WHERE a."position" = cardinality(i.tokens) - 1
     ), target AS MATERIALIZED (
         SELECT i.m, w.bias, r.value AS resid_post,
@@ -50,7 +50,7 @@ BEGIN ATOMIC
                -(w.bias <#> u.u) AS from_bias
         FROM input AS i
         JOIN activation AS r ON r.hook = 'hook_resid_post' AND r.block = (i.m).n_layer - 1
-        JOIN activation AS y ON y.hook = 'ln_final.hook_normalized'
+        JOIN activation AS y ON y.hook = 'ln_final.hook_out'
         JOIN gpt2.layer_norm AS w ON w.model = (i.m).model AND w.layer = 'ln_f'
         CROSS JOIN LATERAL (
             SELECT gpt2._output_embedding(coalesce(
@@ -161,4 +161,4 @@ BEGIN ATOMIC
     ORDER BY s."position", s.rank;
 END;
 COMMENT ON FUNCTION gpt2_neurons(text, int, int, text) IS
-    'the strongest neurons of a block''s perceptron at each position, and the tokens that they push';
+    'the strongest neurons of a block''s perceptron at each position, and the tokens they push';

@@ -1,5 +1,5 @@
--- The logit lens: what the model would say if it stopped after a block; and how much each token of a
--- text surprises it. Both turn activations into distributions over the vocabulary.
+-- The logit lens: what the model would say if it stopped after a block; and how much each token of
+-- a text surprises it. Both turn activations into distributions over the vocabulary.
 -- Source: nostalgebraist 2020, interpreting GPT: the logit lens.
 
 
@@ -55,7 +55,7 @@ BEGIN ATOMIC
                (s.largest + ln(s.total) - u.logits[i.tokens[y."position" + 2] + 1]) / ln(2) AS bits
         FROM input AS i
         CROSS JOIN LATERAL
-            gpt2._forward(i.tokens, i.m, '{ln_final.hook_normalized}') AS y
+            gpt2._forward(i.tokens, i.m, '{ln_final.hook_out}') AS y
         CROSS JOIN LATERAL gpt2._unembed(y.value, i.m) AS u
         CROSS JOIN LATERAL (
             SELECT x.largest, sum(exp(greatest(l.logit - x.largest, -700))) AS total

@@ -13,10 +13,8 @@ SET enable_memoize = off
 SET work_mem = '1GB'
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
-        SELECT i.m, i.tokens, gpt2._wanted(hooks, blocks, i.m) AS wanted,
-               gpt2._patch(patch, cardinality(i.tokens), i.m) AS patch,
-               gpt2._steering(steer, i.m) AS steer
-        FROM (SELECT * FROM gpt2._input(prompt, gpt2_trace.model) OFFSET 0) AS i
+        SELECT i.*, gpt2._wanted(hooks, blocks, i.m) AS wanted
+        FROM gpt2._input(prompt, gpt2_trace.model, gpt2_trace.steer, gpt2_trace.patch) AS i
     )
     SELECT a.*
     FROM input AS i

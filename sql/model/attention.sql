@@ -36,7 +36,7 @@ BEGIN ATOMIC
                     FROM (SELECT unnest(_softmax.x::real[])::float8 AS x) AS s) AS i) AS u
     ) AS e;
 END;
-COMMENT ON FUNCTION gpt2._softmax(vector) IS 'positive numbers in the ratio of exp(x) that add up to 1';
+COMMENT ON FUNCTION gpt2._softmax(vector) IS 'shares in the ratio of exp(x), which add up to 1';
 
 
 CREATE FUNCTION gpt2._transpose(x vector[])

@@ -6,17 +6,20 @@
 
 CREATE FUNCTION gpt2._block(x vector[], m gpt2.model, block int, patch gpt2._patch DEFAULT NULL)
 RETURNS TABLE (
-    ln1 vector[], heads gpt2._head[], attn_out vector[], resid_mid vector[], ln2 vector[],
-    mlp_pre vector[], mlp_post vector[], mlp_out vector[], resid_post vector[]
+    ln1_normalized vector[], ln1 vector[], heads gpt2._head[], attn_out vector[],
+    resid_mid vector[], ln2_normalized vector[], ln2 vector[], mlp_pre vector[],
+    mlp_post vector[], mlp_out vector[], resid_post vector[]
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT ln1.y, attention.heads, each.*
+    SELECT ln1.normalized, ln1.y, attention.heads, each.*
     FROM (
-        SELECT array_agg(gpt2._hook(n.y, 'ln1.hook_normalized', _block.block, NULL,
-                                    p.n::int - 1, patch) ORDER BY p.n) AS y
+        SELECT array_agg(n.normalized ORDER BY p.n) AS normalized,
+               array_agg(gpt2._hook(n.y, 'ln1.hook_out', _block.block, NULL, p.n::int - 1, patch)
+                         ORDER BY p.n) AS y
         FROM unnest(_block.x) WITH ORDINALITY AS p (x, n)
-        CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, _block.block, 'ln_1') AS n
+        CROSS JOIN LATERAL
+            gpt2._layer_norm(p.x, m, _block.block, 'ln_1', p.n::int - 1, patch) AS n
     ) AS ln1
     CROSS JOIN LATERAL (
         SELECT array_agg(a.activations ORDER BY a.head) AS heads
@@ -25,7 +28,8 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (
         SELECT array_agg(attn_out.x ORDER BY z."position"),
                array_agg(resid_mid.x ORDER BY z."position"),
-               array_agg(ln2.x ORDER BY z."position"),
+               array_agg(ln2.normalized ORDER BY z."position"),
+               array_agg(ln2.y ORDER BY z."position"),
                array_agg(mlp.pre ORDER BY z."position"),
                array_agg(mlp.post ORDER BY z."position"),
                array_agg(mlp.y ORDER BY z."position"),
@@ -48,11 +52,12 @@ BEGIN ATOMIC
             OFFSET 0
         ) AS resid_mid (x)
         CROSS JOIN LATERAL (
-            SELECT gpt2._hook(n.y, 'ln2.hook_normalized', _block.block, NULL, z."position", patch)
-            FROM gpt2._layer_norm(resid_mid.x, m, _block.block, 'ln_2') AS n
+            SELECT n.normalized,
+                   gpt2._hook(n.y, 'ln2.hook_out', _block.block, NULL, z."position", patch)
+            FROM gpt2._layer_norm(resid_mid.x, m, _block.block, 'ln_2', z."position", patch) AS n
             OFFSET 0
-        ) AS ln2 (x)
-        CROSS JOIN LATERAL gpt2._mlp(ln2.x, m, _block.block, z."position", patch) AS mlp
+        ) AS ln2 (normalized, y)
+        CROSS JOIN LATERAL gpt2._mlp(ln2.y, m, _block.block, z."position", patch) AS mlp
         CROSS JOIN LATERAL (
             SELECT gpt2._hook(resid_mid.x + mlp.y,
                               'hook_resid_post', _block.block, NULL, z."position", patch)

@@ -57,9 +57,8 @@ BEGIN ATOMIC
     -- after it, [n_seq, n_embd], and those of its activations that are wanted.
     WITH RECURSIVE last AS MATERIALIZED (
         -- the last block whose activations are wanted; n_layer, the layer norm after all of them
-        SELECT max(CASE w WHEN 'ln_final.hook_normalized' THEN (m).n_layer
-                          WHEN 'hook_embed' THEN -1 WHEN 'hook_pos_embed' THEN -1
-                          ELSE split_part(w, '.', 2)::int END) AS block
+        SELECT coalesce(max(CASE WHEN w ~ '^ln_final' THEN (m).n_layer WHEN w ~ '^hook' THEN -1
+                                 ELSE split_part(w, '.', 2)::int END), -1) AS block
         FROM unnest(wanted) AS w
     ), embedding AS MATERIALIZED (
         SELECT e.embed, e.pos_embed, t.n::int - 1 AS "position"
@@ -96,7 +95,8 @@ BEGIN ATOMIC
             FROM (
                 SELECT NULL::int, v.hook, v.value
                 FROM (VALUES ('hook_resid_pre', resid_pre.x),
-                             ('ln1.hook_normalized', a.ln1)) AS v (hook, value)
+                             ('ln1.hook_normalized', a.ln1_normalized),
+                             ('ln1.hook_out', a.ln1)) AS v (hook, value)
             UNION ALL
                 SELECT h.n::int - 1, v.hook, v.value
                 FROM unnest(a.heads) WITH ORDINALITY AS h (q, k, v, scores, pattern, z, n)
@@ -107,8 +107,9 @@ BEGIN ATOMIC
             UNION ALL
                 SELECT NULL, v.hook, v.value
                 FROM (VALUES ('hook_attn_out', a.attn_out), ('hook_resid_mid', a.resid_mid),
-                             ('ln2.hook_normalized', a.ln2), ('mlp.hook_pre', a.mlp_pre),
-                             ('mlp.hook_post', a.mlp_post), ('hook_mlp_out', a.mlp_out),
+                             ('ln2.hook_normalized', a.ln2_normalized), ('ln2.hook_out', a.ln2),
+                             ('mlp.hook_pre', a.mlp_pre), ('mlp.hook_post', a.mlp_post),
+                             ('hook_mlp_out', a.mlp_out),
                              ('hook_resid_post', a.resid_post)) AS v (hook, value)
             ) AS h (head, hook, value)
             CROSS JOIN LATERAL unnest(h.value) WITH ORDINALITY AS p (value, n)
@@ -126,14 +127,18 @@ UNION ALL
     FROM block AS b
     CROSS JOIN LATERAL unnest(b.activations) AS a
 UNION ALL
-    SELECT NULL, NULL, p.n::int - 1, 'ln_final.hook_normalized',
-           gpt2._hook(n.y, 'ln_final.hook_normalized', NULL, NULL, p.n::int - 1, patch)
+    SELECT NULL, NULL, p.n::int - 1, h.hook, h.value
     FROM last
     JOIN block AS b ON last.block = (m).n_layer AND b.block = (m).n_layer - 1
     CROSS JOIN LATERAL unnest(
         CASE WHEN steer IS NULL THEN b.x ELSE gpt2._steer(b.x, 0, b.block + 1, steer) END
     ) WITH ORDINALITY AS p (x, n)
-    CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, b.block + 1, 'ln_f') AS n;
+    CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, b.block + 1, 'ln_f', p.n::int - 1, patch) AS n
+    CROSS JOIN LATERAL (VALUES
+        ('ln_final.hook_normalized', n.normalized),
+        ('ln_final.hook_out',
+         gpt2._hook(n.y, 'ln_final.hook_out', NULL, NULL, p.n::int - 1, patch))) AS h (hook, value)
+    WHERE h.hook = ANY (wanted);
 END;
 COMMENT ON FUNCTION gpt2._forward(int[], gpt2.model, text[], gpt2._patch, gpt2.steering[]) IS
     'the forward pass over all positions: those of its activations that are wanted';
@@ -250,7 +255,7 @@ BEGIN ATOMIC
     )
     SELECT array_agg(a.value ORDER BY a."position")
     FROM m
-    CROSS JOIN LATERAL gpt2._forward(tokens, m.m, '{ln_final.hook_normalized}') AS a;
+    CROSS JOIN LATERAL gpt2._forward(tokens, m.m, '{ln_final.hook_out}') AS a;
 END;
 COMMENT ON FUNCTION gpt2_forward(int[], text) IS
     'activations after ln_f, [n_seq, n_embd]; their inner products with wte are the logits';

@@ -1,6 +1,7 @@
--- Hook points: the places of the forward pass where an activation can be read (gpt2_trace), replaced
--- (patch) or added to (steer). Their names and meanings are those of TransformerLens
--- (github.com/TransformerLensOrg/TransformerLens), with weights as they are: no folding, no centering.
+-- Hook points: the places of the forward pass where an activation can be read (gpt2_trace),
+-- replaced (patch) or added to (steer). Their names and meanings are those of TransformerLens 4
+-- (github.com/TransformerLensOrg/TransformerLens), with weights as they are: nothing is folded into
+-- another layer, nothing is centered.
 
 
 CREATE TYPE gpt2.activation AS (
@@ -25,14 +26,17 @@ COMMENT ON TYPE gpt2.steering IS
 
 CREATE FUNCTION gpt2_hooks()
 RETURNS TABLE (hook text, short text, per_head boolean, width text, meaning text)
-LANGUAGE sql STABLE PARALLEL SAFE ROWS 18
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 21
 BEGIN ATOMIC
     SELECT *
     FROM (VALUES
         ('hook_embed', 'embed', false, 'n_embd', 'token embedding (wte)'),
         ('hook_pos_embed', 'pos_embed', false, 'n_embd', 'position embedding (wpe)'),
         ('hook_resid_pre', 'resid_pre', false, 'n_embd', 'residual stream as the block reads it'),
-        ('ln1.hook_normalized', 'ln1', false, 'n_embd', 'after ln_1'),
+        ('ln1.hook_normalized', 'ln1', false, 'n_embd',
+            'residual stream with mean 0 and variance 1'),
+        ('ln1.hook_out', 'ln1_out', false, 'n_embd',
+            'times the weight of ln_1, plus its bias: what attention reads'),
         ('attn.hook_q', 'q', true, 'd_head', 'queries'),
         ('attn.hook_k', 'k', true, 'd_head', 'keys'),
         ('attn.hook_v', 'v', true, 'd_head', 'values'),
@@ -42,12 +46,18 @@ BEGIN ATOMIC
         ('attn.hook_z', 'z', true, 'd_head', 'mean of the values, weighted by the pattern'),
         ('hook_attn_out', 'attn_out', false, 'n_embd', 'what attention adds: c_proj(z)'),
         ('hook_resid_mid', 'resid_mid', false, 'n_embd', 'residual stream after attention'),
-        ('ln2.hook_normalized', 'ln2', false, 'n_embd', 'after ln_2'),
+        ('ln2.hook_normalized', 'ln2', false, 'n_embd',
+            'residual stream with mean 0 and variance 1'),
+        ('ln2.hook_out', 'ln2_out', false, 'n_embd',
+            'times the weight of ln_2, plus its bias: what the perceptron reads'),
         ('mlp.hook_pre', 'pre', false, 'n_inner', 'neurons before the activation function'),
         ('mlp.hook_post', 'post', false, 'n_inner', 'neurons after it'),
         ('hook_mlp_out', 'mlp_out', false, 'n_embd', 'what the perceptron adds: c_proj(post)'),
         ('hook_resid_post', 'resid_post', false, 'n_embd', 'residual stream after the block'),
-        ('ln_final.hook_normalized', 'ln_final', false, 'n_embd', 'after ln_f')
+        ('ln_final.hook_normalized', 'ln_final', false, 'n_embd',
+            'residual stream with mean 0 and variance 1'),
+        ('ln_final.hook_out', 'ln_final_out', false, 'n_embd',
+            'times the weight of ln_f, plus its bias: gpt2_forward')
     ) AS h (hook, short, per_head, width, meaning);
 END;
 COMMENT ON FUNCTION gpt2_hooks() IS
@@ -57,7 +67,8 @@ COMMENT ON FUNCTION gpt2_hooks() IS
 CREATE FUNCTION gpt2._in_blocks(hook text)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN hook NOT IN ('hook_embed', 'hook_pos_embed', 'ln_final.hook_normalized');
+RETURN hook NOT IN ('hook_embed', 'hook_pos_embed', 'ln_final.hook_normalized',
+                    'ln_final.hook_out');
 COMMENT ON FUNCTION gpt2._in_blocks(text) IS 'whether each block has this hook point';
 
 

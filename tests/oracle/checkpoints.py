@@ -15,6 +15,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 N_GREEDY = 64
+#: length of the prompts whose every activation is kept
+N_TRACED = 5
 
 #: name -> what differs from transformers' GPT2Config defaults
 SHAPES: dict[str, dict] = {
@@ -81,3 +83,13 @@ def write_checkpoint(directory: Path, shape: dict, seed: int = 0) -> Path:
     (directory / "config.json").write_text(json.dumps(config(shape)))
     save_file(tensors(shape, seed), directory / "model.safetensors", metadata={"format": "pt"})
     return directory
+
+
+def steering(shape: dict) -> list[tuple[int, int | None, np.ndarray, float]]:
+    """(block, position or None for all, vector [n_embd], scale): before the first block, in the
+    middle, after the last; twice at one place."""
+    random = np.random.RandomState(2)
+    return [(block, position, random.standard_normal(shape["n_embd"]).astype(np.float32), scale)
+            for block, position, scale in [
+                (0, 1, 0.5), (shape["n_layer"] - 1, None, -0.75), (shape["n_layer"] - 1, 2, 2.0),
+                (shape["n_layer"], 3, 1.0)]]

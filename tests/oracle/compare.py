@@ -9,9 +9,9 @@ import psycopg
 TOLERANCE = 1e-4
 
 
-def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
-    assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
+def assert_close(ours: np.ndarray, theirs: np.ndarray, what: str = "") -> None:
+    assert ours.shape == theirs.shape, what
+    assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max(), what
 
 
 def vectors(conn: psycopg.Connection, expression: str, *arguments) -> np.ndarray:
