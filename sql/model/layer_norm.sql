@@ -23,8 +23,14 @@ BEGIN ATOMIC
         FROM (SELECT _layer_norm.x, vector_dims(_layer_norm.x) AS n OFFSET 0) AS c
         OFFSET 0
     ) AS d
-    JOIN gpt2.layer_norm AS w
-        ON w.model = (m).model AND w.block = _layer_norm.block AND w.layer = _layer_norm.layer;
+    JOIN gpt2.layer_norm_row AS w
+        ON w.block = _layer_norm.block AND w.layer = _layer_norm.layer
+        -- a variant's own, else its base's
+        AND w.model = CASE WHEN (m).base IS NULL OR EXISTS (
+                SELECT FROM gpt2.layer_norm_row AS o
+                WHERE o.model = (m).model AND o.block = _layer_norm.block
+                  AND o.layer = _layer_norm.layer OFFSET 0)
+            THEN (m).model ELSE (m).base END;
 END;
 COMMENT ON FUNCTION gpt2._layer_norm(vector, gpt2.model, int, gpt2.norm) IS
     'layer normalisation of one position: (x - mean) / sqrt(variance + epsilon) * weight + bias';
