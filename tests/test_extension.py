@@ -322,7 +322,8 @@ def test_anybody_may_read(nobody, query):
     "DELETE FROM gpt2.token_page", "UPDATE gpt2.model SET is_default = false",
     "INSERT INTO gpt2.merge VALUES (1, 1000000, 1, 1, 1)", "TRUNCATE gpt2.linear_page",
     "UPDATE gpt2.linear SET bias = 0",
-    *(f"UPDATE gpt2.{view} SET weight = weight" for view in ("wte", "lm_head", "wpe", "layer_norm")),
+    *(f"UPDATE gpt2.{view} SET weight = weight"
+      for view in ("wte", "lm_head", "wpe", "layer_norm")),
     "UPDATE gpt2.bias SET bias = bias", "DELETE FROM gpt2.wpe_row",
     "SELECT gpt2_create_variant('x')", "SELECT gpt2_average('x', 'demo', 'demo')",
     "CREATE TABLE gpt2.mine ()", "DROP EXTENSION gpt2", "ALTER TABLE gpt2.wpe ADD x int"])

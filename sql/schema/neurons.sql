@@ -96,7 +96,8 @@ RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN gpt2._assert(same_key, 'feature_not_supported',
     format('cannot move a row of %s', name), 'Only its bias and weight can be changed.',
-    format('UPDATE %s SET %s = ...', name, CASE name WHEN 'gpt2.bias' THEN 'bias' ELSE 'weight' END));
+    format('UPDATE %s SET %s = ...', name,
+           CASE name WHEN 'gpt2.bias' THEN 'bias' ELSE 'weight' END));
 COMMENT ON FUNCTION gpt2._check_key(text, boolean) IS 'true, or an error where a key is updated';
 
 

@@ -9,8 +9,8 @@
 -- The weight columns are STORAGE PLAIN: a weight moved out of line by TOAST costs more to fetch
 -- than to multiply.
 --
--- A variant is a model with a base: it has rows here only where it differs from its base. Where one
--- row is wanted, it is the variant's own, else its base's: the views in neurons.sql say it at large.
+-- A variant is a model with a base: it has rows here only where it differs. A row of it is its own,
+-- or else its base's: the views in neurons.sql say so.
 
 
 -- Vocabulary
@@ -85,7 +85,7 @@ CREATE TABLE gpt2.model (
 CREATE UNIQUE INDEX model_default ON gpt2.model (is_default) WHERE is_default;
 COMMENT ON TABLE gpt2.model IS 'models: hyperparameters, vocabulary and origin';
 COMMENT ON COLUMN gpt2.model.base IS
-    'of a variant: the model whose rows it has where it has none of its own; never a variant itself';
+    'of a variant: the model, itself no variant, whose rows it has where it has none of its own';
 COMMENT ON COLUMN gpt2.model.n_token IS
     'ids below n_token are the tokenizer''s; only these and eos_token are read or generated';
 COMMENT ON COLUMN gpt2.model.eos_token IS 'id of <|endoftext|>, at which generation stops';
