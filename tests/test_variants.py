@@ -219,20 +219,37 @@ def test_calls(tx, name):
     assert edited == base
 
 
+def reads(conn: psycopg.Connection, query: str, *arguments) -> int:
+    """Rows of gpt2.linear_page that a query reads."""
+    rows = """SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables
+              WHERE relid = 'gpt2.linear_page'::regclass"""
+    before = one(conn, rows)
+    conn.execute(query, arguments)
+    return one(conn, rows) - before
+
+
 def test_reads(tx):
     """An unedited layer is read as the base's; an edited one once, with the pages that replace."""
-    def reads(name):
-        query = "SELECT idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'linear_page'"
-        before = one(tx, query)
-        tx.execute("SELECT gpt2_forward('{1,2,3}', %s)", [name])
-        return one(tx, query) - before
-
-    base = reads("demo")
+    query = "SELECT gpt2_forward('{1,2,3}', %s)"
+    base = reads(tx, query, "demo")
     create(tx, "variant", "demo")
-    assert reads("variant") == base
+    assert reads(tx, query, "variant") == base
     edit(tx, EDITS["linear weight"][0], "variant")
     # for each position: the look whether there are own pages, and the page itself
-    assert base < reads("variant") <= base + 3 * 2
+    assert base < reads(tx, query, "variant") <= base + 3 * 2
+
+
+def test_diff_reads_what_is_stored(tx):
+    """Of two with the same base, only the pages that either stores."""
+    create(tx, "first", "demo")
+    create(tx, "second", "demo")
+    query = "SELECT count(*) FROM gpt2_model_diff(%s, %s)"
+    for pair in (("demo", "first"), ("first", "second")):
+        assert reads(tx, query, *pair) == 0
+    edit(tx, EDITS["linear weight"][0], "first")
+    # its key, and the page of each
+    for pair in (("demo", "first"), ("first", "demo"), ("first", "second")):
+        assert 0 < reads(tx, query, *pair) <= 6
 
 
 # ---- Bases
@@ -424,6 +441,28 @@ def test_drop_waits_for_a_variant(uri):
         thread.join()
         dropper.execute("SELECT gpt2_drop_model('variant')")
         assert [type(error) for error in raised] == [errors.DependentObjectsStillExist]
+
+
+def test_a_variant_waits_for_a_drop(uri):
+    """There is no variant of a base that was being dropped meanwhile."""
+    with psycopg.connect(uri, autocommit=True) as watcher, psycopg.connect(uri) as dropper, \
+            psycopg.connect(uri, autocommit=True) as writer:
+        watcher.execute("SELECT gpt2_average('base', 'untied_float32', 'untied_float32')")
+        dropper.execute("SELECT gpt2_drop_model('base')")
+        raised = []
+
+        def create_it():
+            try:
+                create(writer, "variant", "base")
+            except psycopg.Error as error:
+                raised.append(error.diag.message_primary)
+
+        thread = threading.Thread(target=create_it)
+        thread.start()
+        wait_for_lock(watcher, writer.info.backend_pid)
+        dropper.commit()
+        thread.join()
+        assert raised == ['model "base" does not exist']
 
 
 def test_two_edit_one_page(uri):

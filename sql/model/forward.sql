@@ -72,19 +72,24 @@ CREATE FUNCTION gpt2._edited_tokens(
     y vector, half halfvec, model int, base int, layer gpt2.embedding
 ) RETURNS float8[]
 LANGUAGE sql STABLE PARALLEL SAFE
+-- Both come from the index in the order of their pages: merging them costs next to nothing.
+SET enable_nestloop = off
+SET enable_hashjoin = off
 BEGIN ATOMIC
     SELECT CASE WHEN _edited_tokens.y IS NOT NULL
         THEN ARRAY(
             SELECT -(unnest(coalesce(o.weight, p.weight)) <#> _edited_tokens.y)
             FROM gpt2.token_page AS p
             LEFT JOIN gpt2.token_page AS o
-                ON o.model = _edited_tokens.model AND o.layer = p.layer AND o.page = p.page
+                ON o.model = _edited_tokens.model AND o.layer = _edited_tokens.layer
+                AND o.page = p.page
             WHERE p.model = base AND p.layer = _edited_tokens.layer ORDER BY p.page)
         ELSE ARRAY(
             SELECT -(unnest(coalesce(o.half, p.half)) <#> _edited_tokens.half)
             FROM gpt2.token_page AS p
             LEFT JOIN gpt2.token_page AS o
-                ON o.model = _edited_tokens.model AND o.layer = p.layer AND o.page = p.page
+                ON o.model = _edited_tokens.model AND o.layer = _edited_tokens.layer
+                AND o.page = p.page
             WHERE p.model = base AND p.layer = _edited_tokens.layer ORDER BY p.page)
         END;
 END;

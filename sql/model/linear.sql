@@ -7,14 +7,18 @@ CREATE FUNCTION gpt2._edited_linear(
     x vector, half halfvec, model int, base int, block int, layer gpt2.layer, slice int
 ) RETURNS float8[]
 LANGUAGE sql STABLE PARALLEL SAFE
+-- Both come from the index in the order of their pages: merging them costs next to nothing.
+SET enable_nestloop = off
+SET enable_hashjoin = off
 BEGIN ATOMIC
     SELECT CASE WHEN _edited_linear.half IS NULL
         THEN ARRAY(
             SELECT unnest(coalesce(o.weight, p.weight)) <#> _edited_linear.x
             FROM gpt2.linear_page AS p
             LEFT JOIN gpt2.linear_page AS o
-                ON o.model = _edited_linear.model AND o.block = p.block AND o.layer = p.layer
-                AND o.slice = p.slice AND o.page = p.page
+                ON o.model = _edited_linear.model AND o.block = _edited_linear.block
+                AND o.layer = _edited_linear.layer AND o.slice = _edited_linear.slice
+                AND o.page = p.page
             WHERE p.model = base AND p.block = _edited_linear.block
               AND p.layer = _edited_linear.layer AND p.slice = _edited_linear.slice
             ORDER BY p.page)
@@ -22,8 +26,9 @@ BEGIN ATOMIC
             SELECT unnest(coalesce(o.half, p.half)) <#> _edited_linear.half
             FROM gpt2.linear_page AS p
             LEFT JOIN gpt2.linear_page AS o
-                ON o.model = _edited_linear.model AND o.block = p.block AND o.layer = p.layer
-                AND o.slice = p.slice AND o.page = p.page
+                ON o.model = _edited_linear.model AND o.block = _edited_linear.block
+                AND o.layer = _edited_linear.layer AND o.slice = _edited_linear.slice
+                AND o.page = p.page
             WHERE p.model = base AND p.block = _edited_linear.block
               AND p.layer = _edited_linear.layer AND p.slice = _edited_linear.slice
             ORDER BY p.page)

@@ -3,13 +3,13 @@
 -- these views, which is how a model is edited; a variant gets its own copy of a row by that.
 
 
--- Stored rows of each model
+-- Stored rows of each model. = ANY, as the planner cannot look up IN (...) of columns in an index.
 
 CREATE VIEW gpt2._linear_page AS
 SELECT m.model, p.block, p.layer, p.slice, p.page, m.page_size,
        coalesce(p.weight, p.half::vector[]) AS weight
 FROM gpt2.model AS m
-JOIN gpt2.linear_page AS p ON p.model IN (m.model, m.base)
+JOIN gpt2.linear_page AS p ON p.model = ANY (ARRAY[m.model, m.base])
 WHERE p.model = m.model OR NOT EXISTS (
     SELECT FROM gpt2.linear_page AS own
     WHERE own.model = m.model AND own.block = p.block AND own.layer = p.layer
@@ -19,7 +19,7 @@ COMMENT ON VIEW gpt2._linear_page IS 'gpt2.linear_page for variants too, float32
 CREATE VIEW gpt2._token_page AS
 SELECT m.model, p.layer, p.page, m.page_size, coalesce(p.weight, p.half::vector[]) AS weight
 FROM gpt2.model AS m
-JOIN gpt2.token_page AS p ON p.model IN (m.model, m.base)
+JOIN gpt2.token_page AS p ON p.model = ANY (ARRAY[m.model, m.base])
 WHERE p.model = m.model OR NOT EXISTS (
     SELECT FROM gpt2.token_page AS own
     WHERE own.model = m.model AND own.layer = p.layer AND own.page = p.page);
@@ -28,7 +28,7 @@ COMMENT ON VIEW gpt2._token_page IS 'gpt2.token_page for variants too, float32';
 CREATE VIEW gpt2.bias AS
 SELECT m.model, p.block, p.layer, p.bias
 FROM gpt2.model AS m
-JOIN gpt2.bias_row AS p ON p.model IN (m.model, m.base)
+JOIN gpt2.bias_row AS p ON p.model = ANY (ARRAY[m.model, m.base])
 WHERE p.model = m.model OR NOT EXISTS (
     SELECT FROM gpt2.bias_row AS own
     WHERE own.model = m.model AND own.block = p.block AND own.layer = p.layer);
@@ -37,7 +37,7 @@ COMMENT ON VIEW gpt2.bias IS 'biases of the linear layers: [n_out], a layer a ro
 CREATE VIEW gpt2.wpe AS
 SELECT m.model, p."position", p.weight
 FROM gpt2.model AS m
-JOIN gpt2.wpe_row AS p ON p.model IN (m.model, m.base)
+JOIN gpt2.wpe_row AS p ON p.model = ANY (ARRAY[m.model, m.base])
 WHERE p.model = m.model OR NOT EXISTS (
     SELECT FROM gpt2.wpe_row AS own
     WHERE own.model = m.model AND own."position" = p."position");
@@ -46,7 +46,7 @@ COMMENT ON VIEW gpt2.wpe IS 'position embeddings: [n_ctx, n_embd], a position a 
 CREATE VIEW gpt2.layer_norm AS
 SELECT m.model, p.block, p.layer, p.weight, p.bias
 FROM gpt2.model AS m
-JOIN gpt2.layer_norm_row AS p ON p.model IN (m.model, m.base)
+JOIN gpt2.layer_norm_row AS p ON p.model = ANY (ARRAY[m.model, m.base])
 WHERE p.model = m.model OR NOT EXISTS (
     SELECT FROM gpt2.layer_norm_row AS own
     WHERE own.model = m.model AND own.block = p.block AND own.layer = p.layer);

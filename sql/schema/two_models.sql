@@ -211,6 +211,9 @@ SET search_path = pg_catalog, pg_temp
 -- The rows of a model are found by their keys: a hash or a sort of them would fill the disk.
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET jit = off
 AS $$
 DECLARE
     one gpt2.model;
