@@ -319,6 +319,18 @@ def test_edits_of_the_base_show_through(tx):
     assert diff.fetchall() == [("mlp.c_fc", 1, 7)]
 
 
+def test_a_row_given_back(tx):
+    """A variant without its row is its base again."""
+    name = "untied_float16"
+    expected = results(tx, name)
+    create(tx, "variant", name)
+    for what in EDITS:
+        edit(tx, EDITS[what][0], "variant")
+    for table in TABLES:
+        tx.execute(f"DELETE FROM gpt2.{table} WHERE model = %s", [number(tx, "variant")])
+    assert results(tx, "variant") == expected
+
+
 def test_drop(tx):
     name = "untied_float16"
     expected = results(tx, name)
