@@ -111,7 +111,7 @@ BEGIN ATOMIC
     FROM (
         SELECT i.*, i.base IS NOT NULL AND EXISTS (
                    SELECT FROM gpt2.token_page AS o
-                   WHERE o.model = i.model AND o.layer = i.layer OFFSET 0) AS edited
+                   WHERE o.model = i.model AND o.layer = i.layer) AS edited
         FROM (
             SELECT (m).model, (m).base, coalesce((m).base, (m).model) AS source,
                    CASE (m).precision WHEN 'float32' THEN _unembed.y END AS y,

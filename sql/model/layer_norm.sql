@@ -29,7 +29,7 @@ BEGIN ATOMIC
         AND w.model = CASE WHEN (m).base IS NULL OR EXISTS (
                 SELECT FROM gpt2.layer_norm_row AS o
                 WHERE o.model = (m).model AND o.block = _layer_norm.block
-                  AND o.layer = _layer_norm.layer OFFSET 0)
+                  AND o.layer = _layer_norm.layer)
             THEN (m).model ELSE (m).base END;
 END;
 COMMENT ON FUNCTION gpt2._layer_norm(vector, gpt2.model, int, gpt2.norm) IS

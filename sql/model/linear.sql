@@ -57,10 +57,9 @@ BEGIN ATOMIC
         SELECT (m).model, (m).base, coalesce((m).base, (m).model) AS source, (m).n_embd,
                (m).precision, _linear.block, _linear.layer, _linear.x,
                (m).base IS NOT NULL AND EXISTS (
-                   -- OFFSET 0: never by a hash table of all pages
                    SELECT FROM gpt2.linear_page AS o
                    WHERE o.model = (m).model AND o.block = _linear.block
-                     AND o.layer = _linear.layer OFFSET 0) AS edited
+                     AND o.layer = _linear.layer) AS edited
         OFFSET 0
     ) AS input
     CROSS JOIN LATERAL (
