@@ -525,11 +525,11 @@ def two_models(tx) -> psycopg.Connection:
                        FROM gpt2.model AS m""")
     for statement in (
         "INSERT INTO gpt2.token_page SELECT %s, layer, page, weight FROM gpt2.token_page",
-        'INSERT INTO gpt2.wpe SELECT %s, "position", weight FROM gpt2.wpe',
-        "INSERT INTO gpt2.bias SELECT %s, block, layer, bias FROM gpt2.bias WHERE block = 0",
+        'INSERT INTO gpt2.wpe_row SELECT %s, "position", weight FROM gpt2.wpe',
+        "INSERT INTO gpt2.bias_row SELECT %s, block, layer, bias FROM gpt2.bias WHERE block = 0",
         """INSERT INTO gpt2.linear_page SELECT %s, block, layer, slice, page, weight
            FROM gpt2.linear_page WHERE block = 0""",
-        """INSERT INTO gpt2.layer_norm SELECT %s, least(block, 1), layer, weight, bias
+        """INSERT INTO gpt2.layer_norm_row SELECT %s, least(block, 1), layer, weight, bias
            FROM gpt2.layer_norm WHERE block = 0 OR layer = 'ln_f'""",
         "SELECT gpt2._finish_model(%s)",
     ):
@@ -591,7 +591,7 @@ def test_drop_model(two_models):
 def test_prewarm(two_models):
     """Every page of the model is read, and none of another's."""
     tx = two_models
-    tables = ("linear_page", "token_page", "wpe", "bias", "layer_norm")
+    tables = ("linear_page", "token_page", "wpe_row", "bias_row", "layer_norm_row")
     for name in ("demo", "small"):
         counts = [one(tx, f"""SELECT count(*) FROM gpt2.{table} JOIN gpt2.model USING (model)
                               WHERE name = %s""", name) for table in tables]
@@ -610,7 +610,7 @@ def test_prewarm(two_models):
 
 
 def test_incomplete_model(tx):
-    tx.execute("DELETE FROM gpt2.wpe WHERE \"position\" = 7")
+    tx.execute("DELETE FROM gpt2.wpe_row WHERE \"position\" = 7")
     with pytest.raises(errors.DataException) as error:
         tx.execute("SELECT gpt2._finish_model(model) FROM gpt2.model")
     assert error.value.diag.message_primary == 'the weights of model "demo" are incomplete'

@@ -40,11 +40,12 @@ READERS = {
     "gpt2_tokenize", "gpt2_tokens", "gpt2_bpe", "gpt2_detokenize", "gpt2_embeddings", "gpt2_block",
     "gpt2_forward", "gpt2_next_token", "gpt2_generate", "gpt2_models", "gpt2_prewarm",
     "gpt2_hooks", "gpt2_trace", "gpt2_attention", "gpt2_head_summary", "gpt2_logit_lens",
-    "gpt2_direct_logit_attribution", "gpt2_neurons"}
-WRITERS = {"gpt2_default_model", "gpt2_drop_model"}
+    "gpt2_direct_logit_attribution", "gpt2_neurons", "gpt2_model_diff"}
+WRITERS = {"gpt2_default_model", "gpt2_drop_model", "gpt2_create_variant", "gpt2_average"}
 INTERNAL_WRITERS = {
     "_delete_model", "_drop_model", "_drop_unused_tokenizers", "_add_tokenizer",
-    "_finish_tokenizer", "_add_model", "_finish_model", "_update_linear", "_update_token"}
+    "_finish_tokenizer", "_add_model", "_finish_model", "_update_linear", "_update_token",
+    "_update_bias", "_update_wpe", "_update_layer_norm", "_insert_mean"}
 
 
 def database(new_database, *models: str) -> str:
@@ -183,8 +184,8 @@ def test_dump_and_restore(new_database, tmp_path):
             "SELECT gpt2_generate('PostgreSQL is', 5)",
             "SELECT gpt2_generate('PostgreSQL is', 5, 1, seed => 4, model => 'second')",
             *(f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM gpt2.{table} AS t"
-              for table in ("tokenizer", "token", "merge", "wte", "wpe", "bias", "linear_page",
-                            "token_page", "layer_norm")),
+              for table in ("tokenizer", "token", "merge", "wte", "wpe_row", "bias_row",
+                            "linear_page", "token_page", "layer_norm_row")),
         ]:
             assert one.execute(query).fetchall() == other.execute(query).fetchall(), query
         # the next model gets a number of its own
@@ -306,7 +307,9 @@ def nobody(demo_dsn) -> Iterator[psycopg.Connection]:
     "SELECT gpt2_embeddings('{1}')", "SELECT gpt2_block(gpt2_embeddings('{1}'), 0)",
     "SELECT gpt2_forward('{1}')", "SELECT * FROM gpt2_next_token('x')",
     "SELECT gpt2_generate('x', 2, 1)", "SELECT * FROM gpt2_models()",
-    "SELECT count(*) FROM gpt2.linear"])
+    "SELECT count(*) FROM gpt2_model_diff('demo', 'demo')",
+    *(f"SELECT count(*) FROM gpt2.{view}"
+      for view in ("linear", "wte", "lm_head", "bias", "wpe", "layer_norm"))])
 def test_anybody_may_read(nobody, query):
     assert nobody.execute(query).fetchall()
 
@@ -320,7 +323,10 @@ def test_anybody_may_read(nobody, query):
     "DELETE FROM gpt2.token_page", "UPDATE gpt2.model SET is_default = false",
     "INSERT INTO gpt2.merge VALUES (1, 1000000, 1, 1, 1)", "TRUNCATE gpt2.linear_page",
     "UPDATE gpt2.linear SET bias = 0",
-    "UPDATE gpt2.wte SET weight = weight",
+    *(f"UPDATE gpt2.{view} SET weight = weight"
+      for view in ("wte", "lm_head", "wpe", "layer_norm")),
+    "UPDATE gpt2.bias SET bias = bias", "DELETE FROM gpt2.wpe_row",
+    "SELECT gpt2_create_variant('x')", "SELECT gpt2_average('x', 'demo', 'demo')",
     "CREATE TABLE gpt2.mine ()", "DROP EXTENSION gpt2", "ALTER TABLE gpt2.wpe ADD x int"])
 def test_nobody_may_write(nobody, query):
     with pytest.raises(errors.InsufficientPrivilege):

@@ -23,8 +23,8 @@ def test_there_are_examples():
 @pytest.mark.parametrize(("query", "result"), EXAMPLES)
 def test_example(demo_dsn, query, result):
     psql = subprocess.run(
-        ["psql", "--no-psqlrc", "--quiet", "--dbname", demo_dsn, "--command", query],
-        capture_output=True, text=True, check=True)
+        ["psql", "--no-psqlrc", "--quiet", "--dbname", demo_dsn],
+        input=query, capture_output=True, text=True, check=True)
     assert psql.stdout.rstrip("\n") == result.rstrip("\n")
 
 

@@ -65,11 +65,11 @@ def load(
             f"model, layer, page, {pages.column}",
             _token_embeddings(checkpoint, pages, name),
         )
-    target.copy("wpe", 'model, "position", weight', _position_embeddings(checkpoint, model))
+    target.copy("wpe_row", 'model, "position", weight', _position_embeddings(checkpoint, model))
     target.copy(
-        "layer_norm", "model, block, layer, weight, bias", _layer_norms(checkpoint, model)
+        "layer_norm_row", "model, block, layer, weight, bias", _layer_norms(checkpoint, model)
     )
-    target.copy("bias", "model, block, layer, bias", _biases(checkpoint, model))
+    target.copy("bias_row", "model, block, layer, bias", _biases(checkpoint, model))
     target.copy(
         "linear_page",
         f"model, block, layer, slice, page, {pages.column}",
@@ -155,7 +155,7 @@ def _token_embeddings(checkpoint, pages, name):
 
 
 def _position_embeddings(checkpoint, model):
-    """Rows (model, position, weight [n_embd]) of wpe."""
+    """Rows (model, position, weight [n_embd]) of wpe_row."""
     weight = checkpoint.read("wpe.weight")
     yield copy_binary.rows(model, np.arange(len(weight)), weight)
 

@@ -13,12 +13,9 @@ BEGIN ATOMIC
             format('token %s is not in the vocabulary of model "%s"', token, (m).name),
             format('Tokens are 0 to %s.', (m).n_vocab - 1),
             'Tokens come from gpt2_tokenize(prompt, model), for the same model.')
-        THEN CASE WHEN (m).tie_word_embeddings
-            THEN (SELECT w.weight FROM gpt2.wte AS w
-                  WHERE w.model = (m).model AND w.token = _output_embedding.token)
-            ELSE (SELECT w.weight FROM gpt2.lm_head AS w
-                  WHERE w.model = (m).model AND w.token = _output_embedding.token)
-            END
+        THEN (SELECT w.weight FROM gpt2._token_weight(
+                  token, CASE WHEN (m).tie_word_embeddings THEN 'wte' ELSE 'lm_head' END
+                             ::gpt2.embedding, m) AS w)
     END;
 END;
 COMMENT ON FUNCTION gpt2._output_embedding(int, gpt2.model) IS

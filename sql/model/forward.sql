@@ -30,18 +30,37 @@ COMMENT ON FUNCTION gpt2._check_tokens(int[], gpt2.model) IS
     'true, or an error where the model cannot read the tokens';
 
 
+CREATE FUNCTION gpt2._token_weight(token int, layer gpt2.embedding, m gpt2.model)
+RETURNS TABLE (weight vector)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- Scalar subqueries, as the planner would make a hash table of all pages for a join. The second
+    -- of two is run where the first finds nothing: in a variant.
+    SELECT coalesce(
+        (SELECT coalesce(p.weight[i.i], p.half[i.i]::vector)
+         FROM gpt2.token_page AS p
+         WHERE p.model = (m).model AND p.layer = _token_weight.layer
+           AND p.page = _token_weight.token / (m).page_size),
+        (SELECT coalesce(p.weight[i.i], p.half[i.i]::vector)
+         FROM gpt2.token_page AS p
+         WHERE p.model = (m).base AND p.layer = _token_weight.layer
+           AND p.page = _token_weight.token / (m).page_size))
+    FROM (SELECT _token_weight.token % (m).page_size + 1) AS i (i);
+END;
+COMMENT ON FUNCTION gpt2._token_weight(int, gpt2.embedding, gpt2.model) IS
+    'a row of wte or lm_head, found by its page: the views look at all of them';
+
+
 CREATE FUNCTION gpt2._embedding(token int, "position" int, m gpt2.model)
 RETURNS TABLE (embed vector, pos_embed vector)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    -- Scalar subqueries, as the planner would make a hash table of all positions for a join.
-    SELECT (SELECT coalesce(w.weight[i.i], w.half[i.i]::vector)
-            FROM gpt2.token_page AS w
-            WHERE w.model = (m).model AND w.layer = 'wte'
-              AND w.page = _embedding.token / (m).page_size),
-           (SELECT w.weight FROM gpt2.wpe AS w
-            WHERE w.model = (m).model AND w."position" = _embedding."position")
-    FROM (SELECT _embedding.token % (m).page_size + 1) AS i (i);
+    SELECT w.weight, coalesce(
+        (SELECT p.weight FROM gpt2.wpe_row AS p
+         WHERE p.model = (m).model AND p."position" = _embedding."position"),
+        (SELECT p.weight FROM gpt2.wpe_row AS p
+         WHERE p.model = (m).base AND p."position" = _embedding."position"))
+    FROM gpt2._token_weight(_embedding.token, 'wte', m) AS w;
 END;
 COMMENT ON FUNCTION gpt2._embedding(int, int, gpt2.model) IS
     'the token''s embedding and the position''s; the first block reads their sum';
@@ -144,6 +163,35 @@ COMMENT ON FUNCTION gpt2._forward(int[], gpt2.model, text[], gpt2._patch, gpt2.s
     'the forward pass over all positions: those of its activations that are wanted';
 
 
+CREATE FUNCTION gpt2._edited_tokens(
+    y vector, half halfvec, model int, base int, layer gpt2.embedding
+) RETURNS float8[]
+LANGUAGE sql STABLE PARALLEL SAFE
+-- Both come from the index in the order of their pages: merging them costs next to nothing.
+SET enable_nestloop = off
+SET enable_hashjoin = off
+BEGIN ATOMIC
+    SELECT CASE WHEN _edited_tokens.y IS NOT NULL
+        THEN ARRAY(
+            SELECT -(unnest(coalesce(o.weight, p.weight)) <#> _edited_tokens.y)
+            FROM gpt2.token_page AS p
+            LEFT JOIN gpt2.token_page AS o
+                ON o.model = _edited_tokens.model AND o.layer = _edited_tokens.layer
+                AND o.page = p.page
+            WHERE p.model = base AND p.layer = _edited_tokens.layer ORDER BY p.page)
+        ELSE ARRAY(
+            SELECT -(unnest(coalesce(o.half, p.half)) <#> _edited_tokens.half)
+            FROM gpt2.token_page AS p
+            LEFT JOIN gpt2.token_page AS o
+                ON o.model = _edited_tokens.model AND o.layer = _edited_tokens.layer
+                AND o.page = p.page
+            WHERE p.model = base AND p.layer = _edited_tokens.layer ORDER BY p.page)
+        END;
+END;
+COMMENT ON FUNCTION gpt2._edited_tokens(vector, halfvec, int, int, gpt2.embedding) IS
+    'inner products with the pages of a variant, where it has none with those of its base';
+
+
 CREATE FUNCTION gpt2._unembed(y vector, m gpt2.model)
 RETURNS TABLE (logits float8[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
@@ -156,20 +204,29 @@ BEGIN ATOMIC
                      || l.logits[(m).eos_token + 1]
            END
     FROM (
-        SELECT (m).model, CASE (m).precision WHEN 'float32' THEN _unembed.y END AS y,
-               CASE (m).precision WHEN 'float16' THEN _unembed.y::halfvec END AS half,
-               CASE WHEN (m).tie_word_embeddings THEN 'wte' ELSE 'lm_head' END::gpt2.embedding
-                   AS layer
+        SELECT i.*, i.base IS NOT NULL AND EXISTS (
+                   SELECT FROM gpt2.token_page AS o
+                   WHERE o.model = i.model AND o.layer = i.layer) AS edited
+        FROM (
+            SELECT (m).model, (m).base, coalesce((m).base, (m).model) AS source,
+                   CASE (m).precision WHEN 'float32' THEN _unembed.y END AS y,
+                   CASE (m).precision WHEN 'float16' THEN _unembed.y::halfvec END AS half,
+                   CASE WHEN (m).tie_word_embeddings THEN 'wte' ELSE 'lm_head' END::gpt2.embedding
+                       AS layer
+            OFFSET 0
+        ) AS i
         OFFSET 0
     ) AS input
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN input.y IS NOT NULL
+        SELECT CASE WHEN input.edited
+            THEN gpt2._edited_tokens(input.y, input.half, input.model, input.base, input.layer)
+            WHEN input.y IS NOT NULL
             THEN ARRAY(
                 SELECT -(unnest(p.weight) <#> input.y) FROM gpt2.token_page AS p
-                WHERE p.model = input.model AND p.layer = input.layer ORDER BY p.page)
+                WHERE p.model = input.source AND p.layer = input.layer ORDER BY p.page)
             ELSE ARRAY(
                 SELECT -(unnest(p.half) <#> input.half) FROM gpt2.token_page AS p
-                WHERE p.model = input.model AND p.layer = input.layer ORDER BY p.page)
+                WHERE p.model = input.source AND p.layer = input.layer ORDER BY p.page)
             END
         OFFSET 0
     ) AS l (logits);

@@ -12,7 +12,9 @@ BEGIN ATOMIC
         SELECT coalesce(_model.model, nullif(current_setting('gpt2.model', true), ''))
     ), chosen AS (
         SELECT m AS model,
-               EXISTS (SELECT FROM gpt2.token_page AS e WHERE e.model = m.model) AS has_weights
+               EXISTS (
+                   SELECT FROM gpt2.token_page AS e WHERE e.model = coalesce(m.base, m.model)
+               ) AS has_weights
         FROM gpt2.model AS m, wanted AS w
         WHERE CASE WHEN w.name IS NULL THEN m.is_default ELSE m.name = w.name END
     )
@@ -60,28 +62,57 @@ COMMENT ON FUNCTION gpt2._vocabulary(text) IS
     'the vocabulary of a model; with no model loaded, GPT-2''s own';
 
 
+CREATE FUNCTION gpt2._read(models int[])
+RETURNS bigint
+LANGUAGE sql STABLE PARALLEL SAFE
+-- Not by sequential scans: they read other models' rows too, and keep a large table out of most of
+-- the shared buffers.
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+BEGIN ATOMIC
+    SELECT coalesce(sum(bytes), 0)::bigint
+    FROM (
+        SELECT pg_column_size(p) FROM gpt2.linear_page AS p WHERE p.model = ANY (models)
+    UNION ALL
+        SELECT pg_column_size(p) FROM gpt2.token_page AS p WHERE p.model = ANY (models)
+    UNION ALL
+        SELECT pg_column_size(p) FROM gpt2.wpe_row AS p WHERE p.model = ANY (models)
+    UNION ALL
+        SELECT pg_column_size(p) FROM gpt2.bias_row AS p WHERE p.model = ANY (models)
+    UNION ALL
+        SELECT pg_column_size(p) FROM gpt2.layer_norm_row AS p WHERE p.model = ANY (models)
+    ) AS page (bytes);
+END;
+COMMENT ON FUNCTION gpt2._read(int[]) IS 'reads the rows that models store; gives their bytes';
+
+
 CREATE FUNCTION gpt2._model_size(m gpt2.model)
 RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN pg_size_pretty(CASE (m).precision WHEN 'float16' THEN 2 ELSE 4 END * (m).n_parameters);
-COMMENT ON FUNCTION gpt2._model_size(gpt2.model) IS 'size of the parameters, as in "8872 kB"';
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN pg_size_pretty(CASE
+    WHEN (m).base IS NOT NULL THEN gpt2._read(ARRAY[(m).model])
+    ELSE CASE (m).precision WHEN 'float16' THEN 2 ELSE 4 END * (m).n_parameters
+END);
+COMMENT ON FUNCTION gpt2._model_size(gpt2.model) IS
+    'size of the parameters, of a variant that of the rows it stores, as in "8872 kB"';
 
 
 CREATE FUNCTION gpt2_models()
 RETURNS TABLE (
     name text, is_default boolean, n_parameters bigint, size text, "precision" text,
     n_layer int, n_embd int, n_head int, n_ctx int, n_vocab int,
-    source text, loaded_at timestamptz
+    base text, source text, loaded_at timestamptz
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
 BEGIN ATOMIC
     SELECT m.name, m.is_default, m.n_parameters, gpt2._model_size(m), m.precision,
-           m.n_layer, m.n_embd, m.n_head, m.n_ctx, m.n_vocab, m.source, m.loaded_at
+           m.n_layer, m.n_embd, m.n_head, m.n_ctx, m.n_vocab, b.name, m.source, m.loaded_at
     FROM gpt2.model AS m
+    LEFT JOIN gpt2.model AS b ON b.model = m.base
     ORDER BY m.name;
 END;
 COMMENT ON FUNCTION gpt2_models() IS
-    'lists the models: parameters, bytes of weights, precision, shape, origin';
+    'lists the models: parameters, bytes of weights, precision, shape, base of a variant, origin';
 
 
 CREATE FUNCTION gpt2_default_model(name text)
@@ -108,6 +139,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     deleted gpt2.model;
+    variants text;
 BEGIN
     DELETE FROM gpt2.model AS m WHERE m.name = _delete_model.name RETURNING m.* INTO deleted;
     IF NOT FOUND THEN
@@ -115,10 +147,18 @@ BEGIN
             format('model "%s" does not exist', name), 'The argument name names it.',
             'SELECT name FROM gpt2_models(); lists the models.');
     END IF;
+    -- Looked for after the DELETE, which waits for a variant that another session is creating.
+    SELECT string_agg(format('"%s"', m.name), ', ' ORDER BY m.name) INTO variants
+    FROM gpt2.model AS m WHERE m.base = deleted.model;
+    PERFORM gpt2._assert(variants IS NULL, 'dependent_objects_still_exist',
+        format('model "%s" has variants', name),
+        format('They store only what differs from it: %s.', variants),
+        format('Drop them first: SELECT gpt2_drop_model(name) FROM gpt2_models() WHERE base = %L;',
+               name));
     DELETE FROM gpt2.token_page WHERE model = deleted.model;
-    DELETE FROM gpt2.wpe WHERE model = deleted.model;
-    DELETE FROM gpt2.layer_norm WHERE model = deleted.model;
-    DELETE FROM gpt2.bias WHERE model = deleted.model;
+    DELETE FROM gpt2.wpe_row WHERE model = deleted.model;
+    DELETE FROM gpt2.layer_norm_row WHERE model = deleted.model;
+    DELETE FROM gpt2.bias_row WHERE model = deleted.model;
     DELETE FROM gpt2.linear_page WHERE model = deleted.model;
     RETURN deleted;
 END;
@@ -168,28 +208,13 @@ COMMENT ON FUNCTION gpt2_drop_model(text) IS
 CREATE FUNCTION gpt2_prewarm(model text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE
--- Not by sequential scans, which keep a large table out of most of the shared buffers.
-SET enable_seqscan = off
-SET enable_bitmapscan = off
 BEGIN ATOMIC
-    WITH m AS MATERIALIZED (
-        SELECT (gpt2._model(gpt2_prewarm.model)).model
-    )
-    SELECT sum(bytes)::bigint
-    FROM (
-        SELECT pg_column_size(p) FROM m, gpt2.linear_page AS p WHERE p.model = m.model
-    UNION ALL
-        SELECT pg_column_size(p) FROM m, gpt2.token_page AS p WHERE p.model = m.model
-    UNION ALL
-        SELECT pg_column_size(p) FROM m, gpt2.wpe AS p WHERE p.model = m.model
-    UNION ALL
-        SELECT pg_column_size(p) FROM m, gpt2.bias AS p WHERE p.model = m.model
-    UNION ALL
-        SELECT pg_column_size(p) FROM m, gpt2.layer_norm AS p WHERE p.model = m.model
-    ) AS page (bytes);
+    SELECT gpt2._read(ARRAY[(m.m).model, (m.m).base])
+    FROM (SELECT gpt2._model(gpt2_prewarm.model) AS m OFFSET 0) AS m;
 END;
 COMMENT ON FUNCTION gpt2_prewarm(text) IS
-    'reads a model''s weights into the shared buffers; gives their bytes';
+    'reads a model''s weights, of a variant its base''s too, into the shared buffers; gives their '
+    'bytes';
 
 
 -- Importers' private functions
@@ -204,6 +229,15 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION gpt2._add_tokenizer(text, int) IS
     'begins the import of a vocabulary: its tokens and merges follow by COPY';
+
+
+CREATE FUNCTION gpt2._check_name(name text)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN gpt2._assert(name <> '', 'invalid_parameter_value',
+    'the name of a model may not be empty', 'It is what queries call it by.',
+    'SELECT name FROM gpt2_models(); lists those that are taken.');
+COMMENT ON FUNCTION gpt2._check_name(text) IS 'true, or an error where a name is empty or NULL';
 
 
 CREATE FUNCTION gpt2._add_model(
@@ -228,8 +262,9 @@ BEGIN
             PERFORM gpt2._raise(NULL::boolean, 'duplicate_object',
                 format('model "%s" already exists', name),
                 'A model is not overwritten unless it is asked for.',
-                'Choose another name, or replace it: gpt2-loader load SOURCE --replace, or '
-                'gpt2_load_model(path, name, replace => true).');
+                format('Choose another name, drop it: SELECT gpt2_drop_model(%L); or replace it: '
+                       'gpt2-loader load SOURCE --replace, or '
+                       'gpt2_load_model(path, name, replace => true).', name));
         END IF;
         new.is_default := (gpt2._delete_model(_add_model.name)).is_default;
     END IF;
@@ -240,13 +275,13 @@ BEGIN
         UPDATE gpt2.model AS m SET is_default = false WHERE m.is_default;
     END IF;
     INSERT INTO gpt2.model (
-        name, is_default, tokenizer, n_token, eos_token, n_vocab, n_ctx, n_embd, n_head, n_layer,
-        n_inner, activation_function, layer_norm_epsilon, scale_attn_weights,
+        name, is_default, base, tokenizer, n_token, eos_token, n_vocab, n_ctx, n_embd, n_head,
+        n_layer, n_inner, activation_function, layer_norm_epsilon, scale_attn_weights,
         tie_word_embeddings, n_parameters, "precision", page_size, source, revision, sha256
     ) VALUES (
-        _add_model.name, new.is_default, new.tokenizer, new.n_token, new.eos_token, new.n_vocab,
-        new.n_ctx, new.n_embd, new.n_head, new.n_layer,
-        new.n_inner, new.activation_function, new.layer_norm_epsilon, new.scale_attn_weights,
+        _add_model.name, new.is_default, new.base, new.tokenizer, new.n_token, new.eos_token,
+        new.n_vocab, new.n_ctx, new.n_embd, new.n_head, new.n_layer, new.n_inner,
+        new.activation_function, new.layer_norm_epsilon, new.scale_attn_weights,
         new.tie_word_embeddings, new.n_parameters, new."precision",
         gpt2._page_size(new.n_embd, new."precision"), new.source, new.revision, new.sha256
     ) RETURNING model INTO new.model;
@@ -274,10 +309,11 @@ BEGIN
         ('wte', m.n_vocab::bigint,
          (SELECT count(*) FROM gpt2.wte AS w WHERE w.model = m.model)),
         ('wpe', m.n_ctx,
-         (SELECT count(*) FROM gpt2.wpe AS w WHERE w.model = m.model)),
+         (SELECT count(*) FROM gpt2.wpe_row AS w WHERE w.model = m.model)),
         ('layer_norm', 2 * m.n_layer + 1,
-         (SELECT count(*) FROM gpt2.layer_norm AS w WHERE w.model = m.model)),
-        ('bias', 4 * m.n_layer, (SELECT count(*) FROM gpt2.bias AS w WHERE w.model = m.model)),
+         (SELECT count(*) FROM gpt2.layer_norm_row AS w WHERE w.model = m.model)),
+        ('bias', 4 * m.n_layer,
+         (SELECT count(*) FROM gpt2.bias_row AS w WHERE w.model = m.model)),
         ('linear', m.n_layer * (4 * m.n_embd + m.n_inner
                                 + m.n_embd * ceil(m.n_inner / m.n_embd::numeric)::int),
          (SELECT sum(coalesce(cardinality(w.weight), cardinality(w.half)))
@@ -289,7 +325,7 @@ BEGIN
     PERFORM gpt2._assert(missing IS NULL, 'data_exception',
         format('the weights of model "%s" are incomplete', m.name), missing || '.');
     -- The order of an index is the planner's choice only where it knows the table's size.
-    ANALYZE gpt2.token_page, gpt2.wpe, gpt2.layer_norm, gpt2.bias, gpt2.linear_page,
+    ANALYZE gpt2.token_page, gpt2.wpe_row, gpt2.layer_norm_row, gpt2.bias_row, gpt2.linear_page,
         gpt2.model;
 END;
 $$;

@@ -49,7 +49,7 @@ SELECT gpt2._add_model('tiny', '{
 INSERT INTO gpt2.token_page
 SELECT :model, 'wte', token / page_size, array_agg('[1,2]'::vector)
 FROM generate_series(0, 50256) AS token, gpt2.model GROUP BY 3;
-INSERT INTO gpt2.wpe SELECT :model, n, '[1,2]' FROM generate_series(0, 3) AS n;
+INSERT INTO gpt2.wpe_row SELECT :model, n, '[1,2]' FROM generate_series(0, 3) AS n;
 COMMIT;
 
 -- name taken
@@ -93,6 +93,46 @@ SELECT gpt2_forward('{-1}');
 SELECT gpt2_forward('{1,NULL}');
 SELECT gpt2_forward('{}');
 SELECT gpt2_embeddings('{1,50257}');
+
+-- variants
+SELECT gpt2_create_variant('');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_create_variant(NULL);
+SELECT gpt2_create_variant('tiny');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_create_variant('new', 'absent');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_create_variant('first'), gpt2_create_variant('second', 'first');
+SELECT gpt2_drop_model('tiny');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2._add_model('tiny', '{}', replace => true);
+UPDATE gpt2.wpe SET "position" = 9 WHERE model = :model;
+\echo :LAST_ERROR_SQLSTATE
+UPDATE gpt2.wpe SET weight = '[1]' WHERE model = :model;
+\echo :LAST_ERROR_SQLSTATE
+UPDATE gpt2.wte SET weight = NULL WHERE model = :model AND token = 0;
+
+-- two models
+SELECT gpt2_average('new', 'tiny', 'first', -0.1);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_average('new', 'tiny', 'first', 'NaN');
+SELECT gpt2_average('new', 'tiny', 'first', NULL);
+SELECT gpt2_average('', 'tiny', 'first');
+SELECT gpt2_average('first', 'tiny', 'first');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_average('new', 'tiny', 'absent');
+SELECT * FROM gpt2_model_diff('absent', 'tiny');
+BEGIN;
+UPDATE gpt2.model SET n_layer = 1, scale_attn_weights = false WHERE name = 'second';
+SELECT * FROM gpt2_model_diff('tiny', 'second');
+\echo :LAST_ERROR_SQLSTATE
+ROLLBACK;
+BEGIN;
+UPDATE gpt2.model SET "precision" = 'float16' WHERE name = 'second';
+SELECT gpt2_average('new', 'tiny', 'second');
+\echo :LAST_ERROR_SQLSTATE
+ROLLBACK;
+SELECT gpt2_drop_model(name) FROM gpt2_models() WHERE base = 'tiny';
 
 -- a model whose weights are gone
 DELETE FROM gpt2.token_page;
