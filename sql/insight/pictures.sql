@@ -23,8 +23,8 @@ CREATE FUNCTION gpt2._draw_scale_of_weights(x int, y int)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- Colours go by the root of the weight: in long prompts most weights are a few per cent.
-RETURN gpt2._svg_scale(x, y, 'weight', '{0,0.1,0.2236,0.3162,0.5,0.7071,1}',
-                       '{0,1%,5%,10%,25%,50%,100%}');
+RETURN gpt2._svg_scale(x, y, 'weight', '{0,0.1,0.3162,0.5,0.7071,1}',
+                       '{0,1%,10%,25%,50%,100%}');
 COMMENT ON FUNCTION gpt2._draw_scale_of_weights(int, int) IS 'legend of attention weights';
 
 
@@ -39,7 +39,8 @@ BEGIN ATOMIC
         WHERE c.block = _draw_attention.block AND c.head = _draw_attention.head
     ), grid AS MATERIALIZED (
         -- n cells a side, each of size positions and px pixels
-        SELECT g.n, (cardinality(pieces) + 255) / 256 AS size, greatest(3, least(30, 660 / g.n)) AS px
+        SELECT g.n, (cardinality(pieces) + 255) / 256 AS size,
+               greatest(3, least(30, 660 / g.n)) AS px
         FROM (SELECT max(c.query) + 1 AS n FROM cell AS c) AS g
     ), label AS MATERIALIZED (
         SELECT i AS n, l.label,
@@ -52,7 +53,7 @@ BEGIN ATOMIC
     ), layout AS MATERIALIZED (
         -- a label needs 14 pixels: of small cells, one in step has one
         SELECT g.*, (13 + g.px) / g.px AS step, g.n * g.px AS side,
-               44 + l.width AS "left", 84 + l.width AS top
+               26 + l.width AS "left", 86 + l.width AS top
         FROM grid AS g
         CROSS JOIN (SELECT gpt2._svg_width(max(gpt2._columns(l.label))) AS width
                     FROM label AS l) AS l
@@ -71,7 +72,8 @@ BEGIN ATOMIC
         FROM cell AS c
         CROSS JOIN layout AS l
         -- a gap between cells that are not too small for one
-        CROSS JOIN LATERAL (SELECT CASE WHEN l.px < 8 THEN l.px ELSE l.px - 1 END::text AS width) AS w
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN l.px < 8 THEN l.px ELSE l.px - 1 END::text AS width) AS w
         JOIN label AS q ON q.n = c.query
         JOIN label AS k ON k.n = c.key
     UNION ALL
@@ -92,10 +94,8 @@ BEGIN ATOMIC
         'position that looks; each column a key, a position that it looks at, itself or one '
         'before. The darker a cell (in dark mode, the lighter), the more weight.',
         greatest(l."left" + greatest(l.side, 240) + 24, 440), l.top + l.side + 72,
-        gpt2._svg_text(l."left", 70, 'key: looked at', ' class="quiet"')
-        || gpt2._svg_text(22, l.top + l.side, 'query: looks',
-                          ' class="quiet" transform="rotate(-90 22 ' || (l.top + l.side)::text
-                          || ')"')
+        gpt2._svg_text(16, 70, 'rows: who looks (queries); columns: at whom (keys)',
+                       ' class="quiet"')
         || E'\n' || (SELECT string_agg(p.element, E'\n' ORDER BY p.part, p.query, p.key)
                      FROM part AS p)
         || E'\n' || gpt2._draw_scale_of_weights(l."left", l.top + l.side + 12))
@@ -111,8 +111,9 @@ LANGUAGE sql STABLE PARALLEL SAFE
 SET jit = off
 BEGIN ATOMIC
     SELECT gpt2._draw_attention(
-        ARRAY(SELECT a FROM gpt2_trace(prompt, '{attn.hook_pattern}',
-                                       ARRAY[gpt2_attention_svg.block], gpt2_attention_svg.model) AS a
+        ARRAY(SELECT a
+              FROM gpt2_trace(prompt, '{attn.hook_pattern}', ARRAY[gpt2_attention_svg.block],
+                              gpt2_attention_svg.model) AS a
               WHERE (a).head = gpt2_attention_svg.head),
         gpt2_attention_svg.block, gpt2_attention_svg.head,
         ARRAY(SELECT p.piece FROM gpt2._pieces(i.tokens, i.m) AS p ORDER BY p."position"), prompt)
@@ -217,21 +218,22 @@ BEGIN ATOMIC
         SELECT c.*, greatest(1, 760 / c.width) AS across, (i.m).n_layer,
                cardinality(i.tokens) AS n, ((i.m).n_layer + 1) * 22 + 16 AS height
         FROM input AS i
-        CROSS JOIN (SELECT greatest(44, gpt2._svg_width(max(gpt2._columns(c.label))) + 12) AS width
-                    FROM (SELECT t.label FROM token AS t UNION ALL SELECT l.label FROM lens AS l) AS c
-                   ) AS c
+        CROSS JOIN (
+            SELECT greatest(44, gpt2._svg_width(max(gpt2._columns(c.label))) + 12) AS width
+            FROM (SELECT t.label FROM token AS t UNION ALL SELECT l.label FROM lens AS l) AS c
+        ) AS c
     ), part AS (
         SELECT t."position" / l.across AS band, -1 AS block, t."position",
                gpt2._svg_text(84 + t."position" % l.across * l.width + (l.width - 2) / 2,
                               64 + t."position" / l.across * l.height + 15, t.label,
-                              ' text-anchor="middle" class="token"') AS element
+                              ' text-anchor="middle" class="strong"') AS element
         FROM token AS t CROSS JOIN layout AS l
     UNION ALL
         SELECT p."position" / l.across, p.block, p."position",
                '<g><title>' || p."position"::text || ' ' || gpt2._escape(t.label) || ', block '
                || p.block::text || ': ' || gpt2._escape(p.label) || ' '
                || gpt2._percent(p.probability) || '</title><rect class="c' || p.level
-               || CASE WHEN p.is_next THEN ' next' ELSE '' END || '" x="' || x.x::text || '" y="'
+               || CASE WHEN p.is_next THEN ' framed' ELSE '' END || '" x="' || x.x::text || '" y="'
                || x.y::text || '" width="' || (l.width - 2)::text || '" height="20"/>'
                || gpt2._svg_text(x.x + (l.width - 2) / 2, x.y + 14, p.label,
                                  ' text-anchor="middle" class="t' || p.level || '"')
@@ -259,8 +261,7 @@ BEGIN ATOMIC
         'the model says. Framed where it is the token that does come next.',
         greatest(84 + least(l.n, l.across) * l.width + 16, 440),
         64 + ((l.n - 1) / l.across + 1) * l.height + 60,
-        E'<style>.gpt2 .next{stroke:currentColor;stroke-width:2}.gpt2 .token{font-weight:600}</style>\n'
-        || (SELECT string_agg(p.element, E'\n' ORDER BY p.band, p.block, p."position")
+        (SELECT string_agg(p.element, E'\n' ORDER BY p.band, p.block, p."position")
             FROM part AS p)
         || E'\n' || gpt2._svg_scale(84, 64 + ((l.n - 1) / l.across + 1) * l.height,
                                     'probability (framed: it does come next)',
@@ -306,7 +307,7 @@ BEGIN ATOMIC
         'the model expected it'
         || coalesce(': ' || round(l.bits::numeric, 2)::text || ' bits a token on average', '')
         || '. The first is not predicted.',
-        l.width, 64 + l.n_line * 30 + 64,
+        l.width, 64 + l.n_line * 30 + 70,
         (SELECT string_agg(
              '<g><title>' || t."position"::text || ' ' || gpt2._escape(t.label) || ': '
              || coalesce(round(t.bits::numeric, 1)::text || ' bits', 'not predicted')
@@ -319,7 +320,7 @@ BEGIN ATOMIC
                                || coalesce(' class="t' || t.level || '"', ''))
              || '</g>', E'\n' ORDER BY t."position")
          FROM place AS p JOIN token AS t ON t."position" = p."position")
-        || E'\n' || gpt2._svg_scale(16, 64 + l.n_line * 30 + 4, 'bits', '{0,0.25,0.5,0.75,1}',
+        || E'\n' || gpt2._svg_scale(16, 64 + l.n_line * 30 + 10, 'bits', '{0,0.25,0.5,0.75,1}',
                                     '{0,4,8,12,16+}'))
     FROM layout AS l;
 END;

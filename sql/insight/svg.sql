@@ -18,7 +18,7 @@ RETURN replace(replace(replace(replace(replace(
 COMMENT ON FUNCTION gpt2._escape(text) IS 'text for XML and HTML, as content or between quotes';
 
 
-CREATE FUNCTION gpt2._visible(piece text)
+CREATE FUNCTION gpt2._visible(piece text, space text DEFAULT '·')
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- A space is a dot, a line's end an arrow, other controls their symbols (U+2400 and on). What is
@@ -31,8 +31,8 @@ RETURN translate(
     '\u202F\u205F\u3000\u2028\u2029'
     '\x01\x02\x03\x04\x05\x06\x07\x08\x0B\x0C\x0E\x0F\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19'
     '\x1A\x1B\x1C\x1D\x1E\x1F\x7F',
-    '·↵⇥␍␣␣␣␣␣␣␣␣␣␣␣␣␣␣␣␣¶¶␁␂␃␄␅␆␇␈␋␌␎␏␐␑␒␓␔␕␖␗␘␙␚␛␜␝␞␟␡');
-COMMENT ON FUNCTION gpt2._visible(text) IS 'a piece of text with its whitespace made visible';
+    space || '↵⇥␍␣␣␣␣␣␣␣␣␣␣␣␣␣␣␣␣¶¶␁␂␃␄␅␆␇␈␋␌␎␏␐␑␒␓␔␕␖␗␘␙␚␛␜␝␞␟␡');
+COMMENT ON FUNCTION gpt2._visible(text, text) IS 'a piece of text with its whitespace made visible';
 
 
 CREATE FUNCTION gpt2._columns(text text)
@@ -45,7 +45,7 @@ COMMENT ON FUNCTION gpt2._columns(text) IS
     'how many columns of monospaced text, where East Asian characters and emoji take two';
 
 
-CREATE FUNCTION gpt2._label(piece text, columns int)
+CREATE FUNCTION gpt2._label(piece text, columns int, space text DEFAULT '·')
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -53,9 +53,9 @@ BEGIN ATOMIC
                 WHEN gpt2._columns(p.visible) = length(p.visible)
                     THEN left(p.visible, columns - 1) || '…'
                 ELSE left(p.visible, (columns - 1) / 2) || '…' END
-    FROM (SELECT gpt2._visible(piece) AS visible OFFSET 0) AS p;
+    FROM (SELECT gpt2._visible(piece, space) AS visible OFFSET 0) AS p;
 END;
-COMMENT ON FUNCTION gpt2._label(text, int) IS
+COMMENT ON FUNCTION gpt2._label(text, int, text) IS
     'a piece of text made visible, and cut to a number of columns';
 
 
@@ -72,7 +72,8 @@ COMMENT ON FUNCTION gpt2._percent(float8) IS 'a share of 1 in per cent';
 CREATE FUNCTION gpt2._level(share float8)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN to_hex(round(15 * least(greatest(share, 0), 1))::int);
+RETURN CASE WHEN share IS NOT NULL
+            THEN to_hex(round(15 * least(greatest(share, 0), 1))::int) END;
 COMMENT ON FUNCTION gpt2._level(float8) IS
     'colour of a share of 1: 0 to f; class c0 to cf is the fill, t0 to tf that of text on it';
 
@@ -95,18 +96,19 @@ BEGIN ATOMIC
                    '' ORDER BY c.n) AS rules
         FROM (VALUES
             (false, '.gpt2{color:#1f2328}.gpt2 .page{fill:#fff}.gpt2 .quiet{fill:#59636e}'
-                    '.gpt2 .line{stroke:#59636e}'),
+                    '.gpt2 .line{stroke:#59636e}.gpt2 .framed{stroke:#d1491f}'),
             (true, '.gpt2{color:#e6edf3}.gpt2 .page{fill:#0d1117}.gpt2 .quiet{fill:#9198a1}'
-                   '.gpt2 .line{stroke:#9198a1}')
+                   '.gpt2 .line{stroke:#9198a1}.gpt2 .framed{stroke:#ff8a5c}')
         ) AS t (dark, page)
         CROSS JOIN colour AS c
-        CROSS JOIN LATERAL (SELECT to_hex(CASE WHEN t.dark THEN 15 - c.n ELSE c.n END) AS level) AS l
+        CROSS JOIN LATERAL (
+            SELECT to_hex(CASE WHEN t.dark THEN 15 - c.n ELSE c.n END) AS level) AS l
         GROUP BY t.dark, t.page
     )
     SELECT '.gpt2{font:12px ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace}'
-           '.gpt2 text{fill:currentColor}.gpt2 .line{fill:none}'
+           '.gpt2 text{fill:currentColor}.gpt2 .line{fill:none}.gpt2 .framed{stroke-width:2}'
            '.gpt2 .heading{font:600 15px system-ui,"DejaVu Sans",sans-serif}'
-           '.gpt2 .number{font-size:11px;pointer-events:none}'
+           '.gpt2 .strong{font-weight:600}.gpt2 .number{font-size:11px;pointer-events:none}'
            || (SELECT t.rules FROM theme AS t WHERE NOT t.dark)
            || '@media (prefers-color-scheme:dark){'
            || (SELECT t.rules FROM theme AS t WHERE t.dark) || '}';
@@ -168,7 +170,7 @@ RETURN '<svg xmlns="http://www.w3.org/2000/svg" class="gpt2" role="img" aria-lab
     || E'</desc>\n<style>' || gpt2._style() || E'</style>\n'
     || E'<rect class="page" width="100%" height="100%"/>\n'
     || '<text class="heading" x="16" y="26">' || gpt2._escape(title) || E'</text>\n'
-    || gpt2._svg_text(16, 45, gpt2._label(prompt, (width - 32) * 10 / 73), ' class="quiet"')
+    || gpt2._svg_text(16, 45, gpt2._label(prompt, (width - 32) * 10 / 73, ' '), ' class="quiet"')
     || E'\n' || body || E'\n</svg>';
 COMMENT ON FUNCTION gpt2._svg(text, text, text, text, int, int, text) IS
     'an SVG document: title, description, style, page, the two lines at its head, and the body';
