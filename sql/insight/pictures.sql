@@ -4,13 +4,23 @@
 
 -- Attention
 
+CREATE FUNCTION gpt2._attention_cell_size(pattern gpt2.activation[], side int)
+RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT (max(a."position") + side) / side FROM unnest(pattern) AS a;
+END;
+COMMENT ON FUNCTION gpt2._attention_cell_size(gpt2.activation[], int) IS
+    'how many positions share a row of a picture of at most side rows';
+
+
 CREATE FUNCTION gpt2._attention_cells(pattern gpt2.activation[], side int)
 RETURNS TABLE (block int, head int, query int, key int, weight float8)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1000
 BEGIN ATOMIC
-    -- at most side x side cells; of a longer prompt, a cell is several positions by several
+    -- at most side x side cells; of a longer prompt, a cell is size x size positions
     SELECT a.block, a.head, a."position" / s.size, (w.n::int - 1) / s.size, max(w.weight)::float8
-    FROM (SELECT (max(a."position") + side) / side AS size FROM unnest(pattern) AS a) AS s
+    FROM (SELECT gpt2._attention_cell_size(pattern, side) AS size OFFSET 0) AS s
     CROSS JOIN unnest(pattern) AS a
     CROSS JOIN LATERAL unnest(a.value::real[]) WITH ORDINALITY AS w (weight, n)
     GROUP BY a.block, a.head, a."position" / s.size, (w.n::int - 1) / s.size;
@@ -19,13 +29,15 @@ COMMENT ON FUNCTION gpt2._attention_cells(gpt2.activation[], int) IS
     'attention patterns as cells of a picture: the largest weight in each';
 
 
-CREATE FUNCTION gpt2._draw_scale_of_weights(x int, y int)
+CREATE FUNCTION gpt2._draw_scale_of_weights(x int, y int, size int)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- Colours go by the root of the weight: in long prompts most weights are a few per cent.
-RETURN gpt2._svg_scale(x, y, 'weight', '{0,0.1,0.3162,0.5,0.7071,1}',
-                       '{0,1%,10%,25%,50%,100%}');
-COMMENT ON FUNCTION gpt2._draw_scale_of_weights(int, int) IS 'legend of attention weights';
+RETURN gpt2._svg_scale(
+    x, y, CASE size WHEN 1 THEN 'weight' ELSE 'weight, the largest of ' || size::text || ' × '
+                                              || size::text || ' positions' END,
+    '{0,0.1,0.3162,0.5,0.7071,1}', '{0,1%,10%,25%,50%,100%}');
+COMMENT ON FUNCTION gpt2._draw_scale_of_weights(int, int, int) IS 'legend of attention weights';
 
 
 CREATE FUNCTION gpt2._draw_attention(
@@ -39,9 +51,9 @@ BEGIN ATOMIC
         WHERE c.block = _draw_attention.block AND c.head = _draw_attention.head
     ), grid AS MATERIALIZED (
         -- n cells a side, each of size positions and px pixels
-        SELECT g.n, (cardinality(pieces) + 255) / 256 AS size,
-               greatest(3, least(30, 660 / g.n)) AS px
+        SELECT g.n, p.size, greatest(3, least(30, 660 / g.n)) AS px
         FROM (SELECT max(c.query) + 1 AS n FROM cell AS c) AS g
+        CROSS JOIN (SELECT gpt2._attention_cell_size(pattern, 256) AS size) AS p
     ), label AS MATERIALIZED (
         SELECT i AS n, l.label,
                CASE g.size WHEN 1 THEN i::text || ' ' || l.label
@@ -98,7 +110,7 @@ BEGIN ATOMIC
                        ' class="quiet"')
         || E'\n' || (SELECT string_agg(p.element, E'\n' ORDER BY p.part, p.query, p.key)
                      FROM part AS p)
-        || E'\n' || gpt2._draw_scale_of_weights(l."left", l.top + l.side + 12))
+        || E'\n' || gpt2._draw_scale_of_weights(l."left", l.top + l.side + 12, l.size))
     FROM layout AS l;
 END;
 COMMENT ON FUNCTION gpt2._draw_attention(gpt2.activation[], int, int, text[], text) IS
@@ -132,9 +144,10 @@ BEGIN ATOMIC
         SELECT c.block, c.head, c.query, c.key, gpt2._level(sqrt(c.weight)) AS level
         FROM gpt2._attention_cells(pattern, 64) AS c
     ), layout AS MATERIALIZED (
-        SELECT g.*, greatest(56, least(150, 900 / g.n_head)) AS side
+        SELECT g.*, greatest(56, least(150, 900 / g.n_head)) AS side, p.size
         FROM (SELECT max(c.block) + 1 AS n_block, max(c.head) + 1 AS n_head, max(c.query) + 1 AS n
               FROM cell AS c) AS g
+        CROSS JOIN (SELECT gpt2._attention_cell_size(pattern, 64) AS size) AS p
     ), level AS (
         -- the cells of a colour are one path; those of the least are what the others leave
         SELECT c.block, c.head, c.level,
@@ -174,7 +187,8 @@ BEGIN ATOMIC
                               E'\n' ORDER BY b)
             FROM generate_series(0, l.n_block - 1) AS b)
         || E'\n' || (SELECT string_agg(h.element, E'\n' ORDER BY h.block, h.head) FROM head AS h)
-        || E'\n' || gpt2._draw_scale_of_weights(84, 84 + l.n_block * (l.side + 12) + 4))
+        || E'\n' || gpt2._draw_scale_of_weights(84, 84 + l.n_block * (l.side + 12) + 4,
+                                                l.size))
     FROM layout AS l;
 END;
 COMMENT ON FUNCTION gpt2._draw_heads(gpt2.activation[], text) IS
@@ -256,8 +270,8 @@ BEGIN ATOMIC
     )
     SELECT gpt2._svg(
         'lens', 'Logit lens', prompt,
-        'A table of ' || l.n::text || ' positions across and ' || l.n_layer::text || ' blocks down: '
-        'the likeliest next token if the model stopped after the block. The last block''s is what '
+        'A table of ' || l.n::text || ' positions across and ' || l.n_layer::text
+        || ' blocks down: the likeliest next token if the model stopped after the block. The last block''s is what '
         'the model says. Framed where it is the token that does come next.',
         greatest(84 + least(l.n, l.across) * l.width + 16, 440),
         64 + ((l.n - 1) / l.across + 1) * l.height + 60,
@@ -303,8 +317,8 @@ BEGIN ATOMIC
     )
     SELECT gpt2._svg(
         'surprisal', 'Surprisal', gpt2_surprisal_svg.text,
-        'The ' || l.n::text || ' tokens of a text; the darker (in dark mode, the lighter), the less '
-        'the model expected it'
+        'The ' || l.n::text || ' tokens of a text; the darker (in dark mode, the lighter) one is, the '
+        'less the model expected it'
         || coalesce(': ' || round(l.bits::numeric, 2)::text || ' bits a token on average', '')
         || '. The first is not predicted.',
         l.width, 64 + l.n_line * 30 + 70,

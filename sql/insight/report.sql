@@ -1,5 +1,5 @@
--- One page about what the model makes of a prompt: its tokens, what comes next, attention, the lens.
--- HTML that holds all it needs, without a script.
+-- One page about what the model makes of a prompt: its tokens, what comes next, attention, the logit
+-- lens. HTML that holds all it needs, without a script.
 
 
 CREATE FUNCTION gpt2._report_style()
@@ -8,12 +8,12 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ':root{color-scheme:light dark}'
     'body{margin:0 auto;max-width:54rem;padding:1.5rem 1rem 4rem;'
     'font:1rem/1.55 system-ui,"DejaVu Sans",sans-serif;color:#1f2328;background:#fff}'
-    'h1{font-size:1.6rem;line-height:1.25;margin:0 0 .75rem}h2{font-size:1.25rem;margin:2.75rem 0 .5rem}'
-    'h3{font-size:1rem;margin:1.75rem 0 .5rem}p{margin:.5rem 0}'
+    'h1{font-size:1.6rem;line-height:1.25;margin:0 0 .75rem}'
+    'h2{font-size:1.25rem;margin:2.75rem 0 .5rem}p{margin:.5rem 0}'
     'blockquote{margin:0 0 .75rem;padding:.5rem 1rem;border-left:.25rem solid #0077a8;'
     'white-space:pre-wrap;overflow-wrap:anywhere}'
-    'figure{margin:.75rem 0}figcaption,.note{color:#59636e;font-size:.9rem}'
-    '.scroll{overflow-x:auto}.scroll svg{display:block}'
+    'figure{margin:.75rem 0 2rem}figcaption,.note{color:#59636e;font-size:.9rem}'
+    '.scroll{overflow-x:auto}.scroll svg{display:block;margin-left:-16px}'
     '.tokens{display:flex;flex-wrap:wrap;gap:3px;margin:.75rem 0;padding:0;list-style:none;'
     'line-height:1.3}'
     '.tokens li{padding:.25rem .4rem;border-radius:4px;text-align:center;font-size:.9rem;'
@@ -29,7 +29,8 @@ RETURN ':root{color-scheme:light dark}'
     'blockquote{border-color:#35beb7}figcaption,.note{color:#9198a1}'
     '.tokens .first{border-color:#9198a1}th,td{border-color:#3d444d}.bar div{background:#35beb7}'
     ':focus-visible{outline-color:#35beb7}}';
-COMMENT ON FUNCTION gpt2._report_style() IS 'style sheet of the report, beside that of its pictures';
+COMMENT ON FUNCTION gpt2._report_style() IS
+    'style sheet of the report, beside that of its pictures';
 
 
 CREATE FUNCTION gpt2._report_figure(label text, svg text, caption text)
@@ -38,7 +39,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- What is wider than the page scrolls by itself, with the keyboard too.
 RETURN '<figure><div class="scroll" role="region" tabindex="0" aria-label="' || label || E'">\n'
     || svg || E'\n</div><figcaption>' || caption || E'</figcaption></figure>\n';
-COMMENT ON FUNCTION gpt2._report_figure(text, text, text) IS 'a picture in the report, with caption';
+COMMENT ON FUNCTION gpt2._report_figure(text, text, text) IS
+    'a picture in the report, with its caption';
 
 
 CREATE FUNCTION gpt2_report(prompt text, model text DEFAULT NULL)
@@ -95,10 +97,10 @@ BEGIN ATOMIC
         || (i.m).n_ctx::text || ' tokens; a model of ' || (i.m).n_layer::text || ' blocks of '
         || (i.m).n_head::text || ' heads, ' || (i.m).n_embd::text || E' wide.</p>\n'
 
-        || E'<h2>Its tokens, and how little they were expected</h2>\n<p>'
+        || E'<h2>Its tokens, and how surprising each is</h2>\n<p>'
         || coalesce('The number under a token is its surprisal in bits, '
-                    || round(t.bits::numeric, 2)::text || ' on average: 0 is certain, each bit more '
-                    'is half as likely.', 'The first token is not predicted.')
+                    || round(t.bits::numeric, 2)::text || ' on average: 0 is certain, each bit '
+                    'more is half as likely.', 'The first token is not predicted.')
         || E'</p>\n<ol class="tokens gpt2">\n' || t.items || E'\n</ol>\n'
         || '<svg class="gpt2" role="img" aria-label="Colours from 0 to 16 bits and more" '
         || 'width="256" height="50">' || gpt2._svg_scale(0, 0, 'bits', '{0,0.25,0.5,0.75,1}',
@@ -111,14 +113,13 @@ BEGIN ATOMIC
         || '<th scope="col" class="n">probability</th><td class="bar"></td></tr></thead>'
         || E'\n<tbody>\n' || n.rows || E'\n</tbody>\n</table>\n</div>\n'
 
-        || E'<h2>Attention</h2>\n<h3>All heads</h3>\n'
+        || E'<h2>Attention</h2>\n'
         || gpt2._report_figure('All heads', gpt2._draw_heads(a.pattern, prompt),
                'What each position (row) looks at: itself and those before (columns).')
-        || '<h3>Block ' || s.block::text || ', head ' || s.head::text || E' in large</h3>\n'
         || gpt2._report_figure('One head',
                gpt2._draw_attention(a.pattern, s.block, s.head, i.pieces, prompt),
-               'Of all heads this one looks least at itself and at the first token. For another: '
-               '<code>gpt2_attention_svg(prompt, block, head)</code>.')
+               'One head in large: the one that looks least at itself and at the first token. For '
+               'another: <code>gpt2_attention_svg(prompt, block, head)</code>.')
 
         || E'<h2>The logit lens</h2>\n'
         || gpt2._report_figure('Logit lens', gpt2_lens_svg(prompt, gpt2_report.model),

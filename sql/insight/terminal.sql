@@ -33,9 +33,10 @@ BEGIN ATOMIC
         GROUP BY w.query_position, w.query_piece, w.key_position / s.size
     ), bar AS (
         SELECT c.query_position, c.query_piece,
-               string_agg(CASE WHEN c.weight < 0.01 THEN '·'
-                               ELSE substr('▁▂▃▄▅▆▇█', ceil(8 * sqrt(least(c.weight, 1)))::int, 1) END,
-                          '' ORDER BY c.key) AS bars
+               string_agg(
+                   CASE WHEN c.weight < 0.01 THEN '·'
+                        ELSE substr('▁▂▃▄▅▆▇█', ceil(8 * sqrt(least(c.weight, 1)))::int, 1) END,
+                   '' ORDER BY c.key) AS bars
         FROM cell AS c
         GROUP BY c.query_position, c.query_piece
     )
@@ -64,4 +65,4 @@ BEGIN ATOMIC
     ORDER BY s."position";
 END;
 COMMENT ON FUNCTION gpt2_surprisal_text(text, text) IS
-    'how little each token of a text was expected, for a terminal: bits, and a bar of a block a bit';
+    'how little each token of a text was expected, for a terminal: bits, and a bar';
