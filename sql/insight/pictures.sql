@@ -271,8 +271,8 @@ BEGIN ATOMIC
     SELECT gpt2._svg(
         'lens', 'Logit lens', prompt,
         'A table of ' || l.n::text || ' positions across and ' || l.n_layer::text
-        || ' blocks down: the likeliest next token if the model stopped after the block. The last block''s is what '
-        'the model says. Framed where it is the token that does come next.',
+        || ' blocks down: the likeliest next token if the model stopped after the block. The last '
+           'block''s is what the model says. Framed where it is the token that does come next.',
         greatest(84 + least(l.n, l.across) * l.width + 16, 440),
         64 + ((l.n - 1) / l.across + 1) * l.height + 60,
         (SELECT string_agg(p.element, E'\n' ORDER BY p.band, p.block, p."position")
@@ -317,8 +317,8 @@ BEGIN ATOMIC
     )
     SELECT gpt2._svg(
         'surprisal', 'Surprisal', gpt2_surprisal_svg.text,
-        'The ' || l.n::text || ' tokens of a text; the darker (in dark mode, the lighter) one is, the '
-        'less the model expected it'
+        'The ' || l.n::text || ' tokens of a text; the darker (in dark mode, the lighter) one is, '
+        'the less the model expected it'
         || coalesce(': ' || round(l.bits::numeric, 2)::text || ' bits a token on average', '')
         || '. The first is not predicted.',
         l.width, 64 + l.n_line * 30 + 70,

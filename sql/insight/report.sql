@@ -1,5 +1,5 @@
--- One page about what the model makes of a prompt: its tokens, what comes next, attention, the logit
--- lens. HTML that holds all it needs, without a script.
+-- One page about what the model makes of a prompt: its tokens, what comes next, attention, the
+-- logit lens. HTML that holds all it needs, without a script.
 
 
 CREATE FUNCTION gpt2._report_style()

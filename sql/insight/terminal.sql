@@ -61,7 +61,7 @@ BEGIN ATOMIC
     SELECT s."position", gpt2._terminal_label(s.piece), round(s.bits::numeric, 1),
            repeat('█', e.eighths / 8) || substr('▏▎▍▌▋▊▉', e.eighths % 8, (e.eighths % 8 > 0)::int)
     FROM gpt2._surprisal(gpt2_surprisal_text.text, gpt2_surprisal_text.model) AS s
-    CROSS JOIN LATERAL (SELECT round(8 * greatest(s.bits, 0))::int AS eighths) AS e
+    CROSS JOIN LATERAL (SELECT round(8 * s.bits)::int AS eighths) AS e
     ORDER BY s."position";
 END;
 COMMENT ON FUNCTION gpt2_surprisal_text(text, text) IS
