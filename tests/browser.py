@@ -15,7 +15,8 @@ from PIL import Image
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--no-first-run",
-    "--hide-scrollbars", "--force-color-profile=srgb", "--virtual-time-budget=60000"]
+    "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb",
+    "--virtual-time-budget=60000"]
 
 
 def path() -> str:

@@ -39,14 +39,15 @@ BEGIN ATOMIC
                    '' ORDER BY c.key) AS bars
         FROM cell AS c
         GROUP BY c.query_position, c.query_piece
+    ), most AS (
+        SELECT DISTINCT ON (w.query_position) w.query_position, w.key_piece, w.weight
+        FROM weight AS w
+        ORDER BY w.query_position, w.weight DESC, w.key_position
     )
     SELECT b.query_position, gpt2._terminal_label(b.query_piece), b.bars,
            lpad(round(100 * m.weight)::text, 3) || '% ' || gpt2._terminal_label(m.key_piece)
     FROM bar AS b
-    CROSS JOIN LATERAL (
-        SELECT w.weight, w.key_piece FROM weight AS w WHERE w.query_position = b.query_position
-        ORDER BY w.weight DESC, w.key_position LIMIT 1
-    ) AS m
+    JOIN most AS m ON m.query_position = b.query_position
     ORDER BY b.query_position;
 END;
 COMMENT ON FUNCTION gpt2_attention_text(text, int, int, text) IS
