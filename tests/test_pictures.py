@@ -187,9 +187,9 @@ def test_report_has_what_the_relations_say(demo):
     document = html5lib.parse(page, namespaceHTMLElements=False)
     table = [["".join(cell.itertext()) for cell in row] for row in document.iter("tr")][1:]
     expected = demo.execute("SELECT * FROM gpt2_next_token(%s)", (SENTENCE,)).fetchall()
-    for row, (rank, token, piece, _, probability) in zip(table, expected, strict=True):
-        assert row[:3] == [str(rank), *labels(demo, [piece], 99), str(token)]
-        assert float(row[3].removesuffix("%")) == pytest.approx(100 * probability, abs=0.051)
+    for row, (_, token, piece, _, probability) in zip(table, expected, strict=True):
+        assert row[:2] == [*labels(demo, [piece], 99), str(token)]
+        assert float(row[2].removesuffix("%")) == pytest.approx(100 * probability, abs=0.051)
     bits = [item.find("small").text for item in document.iter("li")]
     for said, (_, _, _, number) in zip(
             bits, demo.execute("SELECT * FROM gpt2._surprisal(%s, NULL)", (SENTENCE,)).fetchall(),
@@ -466,6 +466,7 @@ LOOK_PAGE = LOOK + """
     });
     return {low, width: doc.documentElement.scrollWidth, height: doc.documentElement.scrollHeight,
             svg: [...doc.querySelectorAll("svg")].map((s) => s.getBoundingClientRect().width),
+            bar: doc.querySelector("td.bar").getBoundingClientRect(),
             background: background(doc.body)};
 """
 
@@ -484,6 +485,7 @@ def test_report_on_a_phone(demo, prompt, dark, tmp_path):
     assert look["width"] == 375 and look["height"] > 1500, look
     assert look["background"] == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
     assert look["low"] == []
+    assert look["bar"]["width"] > 60 and look["bar"]["right"] <= 360, look
     assert len(look["svg"]) == 4 and min(look["svg"]) > 200
 
 

@@ -21,8 +21,11 @@ RETURN ':root{color-scheme:light dark}'
     '.tokens small{display:block;font-size:.7rem}.tokens .first{border:1px dashed #59636e}'
     'table{width:100%;border-collapse:collapse}th{text-align:left;font-weight:600}'
     'th,td{padding:.2rem .75rem .2rem 0;border-bottom:1px solid #d1d9e0}'
-    '.n{text-align:right;font-variant-numeric:tabular-nums}td.bar{width:55%;padding-right:0}'
+    '.n{text-align:right;font-variant-numeric:tabular-nums}'
+    'td.bar{width:60%;min-width:5rem;padding-right:0}'
     '.bar div{height:.9rem;min-width:1px;border-radius:2px;background:#0077a8}'
+    '@media (max-width:30rem){table{font-size:.85rem}th,td{padding-right:.4rem}'
+    'td.bar{min-width:4rem}}'
     'code{font:.95em ui-monospace,"DejaVu Sans Mono",Menlo,Consolas,monospace}'
     ':focus-visible{outline:2px solid #0077a8;outline-offset:2px}'
     '@media (prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}'
@@ -78,7 +81,7 @@ BEGIN ATOMIC
         FROM gpt2._surprisal(prompt, gpt2_report.model) AS s
     ), next AS (
         SELECT string_agg(
-                   '<tr><td class="n">' || n.rank::text || '</td><td><code>'
+                   '<tr><td><code>'
                    || gpt2._escape(gpt2._visible(n.piece)) || '</code></td><td class="n">'
                    || n.token::text || '</td><td class="n">' || gpt2._percent(n.probability)
                    || '</td><td class="bar"><div style="width:' || gpt2._percent(n.probability)
@@ -108,7 +111,7 @@ BEGIN ATOMIC
         || E'</svg>\n'
 
         || E'<h2>What comes next</h2>\n<div class="scroll" role="region" tabindex="0" '
-        || E'aria-label="Next tokens">\n<table>\n<thead><tr><th scope="col" class="n">rank</th>'
+        || E'aria-label="Next tokens">\n<table>\n<thead><tr>'
         || '<th scope="col">token</th><th scope="col" class="n">id</th>'
         || '<th scope="col" class="n">probability</th><td class="bar"></td></tr></thead>'
         || E'\n<tbody>\n' || n.rows || E'\n</tbody>\n</table>\n</div>\n'
