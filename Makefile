@@ -49,7 +49,7 @@ need-model:
 ##@ Test
 WITH_SERVER = settings=$$($(SETUP)/cluster env) && eval "$$settings" &&
 .PHONY: test test-oracle bench
-test: extensions  ## set up what is missing, run every test
+test: extensions browser  ## set up what is missing, run every test
 	@$(WITH_SERVER) { $(MAKE) installcheck || ! cat build/regress/regression.diffs; }
 	@$(WITH_SERVER) build/venv/bin/python -m pytest $(PYTEST_ARGS)
 
@@ -77,7 +77,7 @@ stop:  ## stop it
 	@$(SETUP)/cluster stop
 
 ##@ The steps of the set-up
-.PHONY: packages python pgvector extensions
+.PHONY: packages python pgvector extensions browser
 packages:  ## PostgreSQL, its headers, PL/Python, numpy, venv: by apt, what is missing
 	@$(SETUP)/packages
 
@@ -89,6 +89,9 @@ pgvector: packages python  ## the package, or PGXN's, or built from Debian's sou
 
 extensions: packages python pgvector build  ## build and install gpt2 and gpt2_plpython3u
 	@$(SETUP)/install
+
+browser:  ## Chromium, in which the tests look at the pictures: by apt, where there is none
+	@$(SETUP)/browser > /dev/null
 
 ##@ As with any extension
 .PHONY: all build clean-build
