@@ -1,37 +1,40 @@
 #!/bin/bash
 # Usage: docs/tour.sh DSN
 #
-# Runs docs/tour.sql by psql: prints each paragraph, each query and what it gives. On a terminal it
-# waits for Enter before each step, unless PAUSE is set and empty. Elsewhere it prints Markdown:
-# docs/tour.md is what it printed, by `make -s tour > docs/tour.md`.
+# Shows docs/tour.sql in psql: each paragraph, each query and what it gives. On a terminal it waits
+# for Enter before each step, unless PAUSE is set and empty. Elsewhere it prints Markdown, and that
+# is docs/tour.md: make -s tour > docs/tour.md
 #
-# The session is read-only, so nothing of it stays in the database, wherever the reader stops.
+# The session is read-only: wherever the reader stops, nothing of it stays in the database.
 set -euo pipefail
 . "$(dirname "$0")/../extension/setup/common.sh"
 
 need_server
+source=$(dirname "$0")/tour.sql
 terminal='' pause=''
 [ ! -t 1 ] || terminal=yes
 [ ! -t 0 ] || pause=${terminal:+${PAUSE-yes}}
 
-# The tour as a script that says what it does: paragraphs are comments, queries are runs of lines
-# that begin with none, and each is shown by \echo before it is run.
+# The script that psql runs. In tour.sql a paragraph is lines of comment, a query is lines that begin
+# with another one, up to an empty one. Here each line is shown by \echo before the query is run.
 script() {
     awk -v terminal="$terminal" -v pause="$pause" '
         function say(line) {
-            gsub(/[\\\047]/, "&&", line)
+            gsub(/[\\\047]/, "&&", line) # double backslashes and quotes
             print "\\echo \047" line "\047"
         }
-        function fence(line, color) { say(terminal ? color : line) }
-        function show() {
+        function mark(fence) { if (!terminal) say(fence) }
+        function run() {
             if (!n) return
-            fence("```sql", "\033[36m")
-            for (i = 1; i <= n; i++) say(query[i])
-            fence("```", "\033[0m")
-            if (results = query[n] !~ /\\gset$/) fence("```text", "")
-            for (i = 1; i <= n; i++) print query[i]
-            if (results) fence("```", "")
             say("")
+            mark("```sql")
+            for (i = 1; i <= n; i++) say(terminal ? "\033[36m" query[i] "\033[0m" : query[i])
+            mark("```")
+            if (query[n] !~ /\\gset$/) mark("```text")
+            if (terminal) say("")
+            for (i = 1; i <= n; i++) print query[i]
+            if (query[n] !~ /\\gset$/) mark("```")
+            mark("")
             n = 0
         }
         !n && /^-- ## / && pause {
@@ -44,17 +47,15 @@ script() {
             sub(/^-- ?/, "")
             if (!terminal) say($0)
             else if (/^#/) say("\033[1m" $0 "\033[0m")
-            else if (!/^\[.*\]: /) say($0)
-            after = 1
+            else if (!/^\[.*\]: /) say($0) # a link target
             next
         }
-        /./ { if (after) say(""); after = 0; query[++n] = $0; next }
-        { show() }
-        END { show() }' "${0%/*}/tour.sql"
+        /./ { query[++n] = $0; next }
+        { run() }
+        END { run() }' "$source"
 }
 
-# psql ends a table with an empty line: not before the end of a fence.
-tidy() {
+tidy() { # psql ends a table with an empty line: not before the end of a fence
     if [ "$terminal" ]; then
         cat
     else
