@@ -49,11 +49,12 @@ FROM regexp_matches(:'prompt', gpt2._split_pattern(), 'g') WITH ORDINALITY AS w 
 --
 -- ## 2. Merges
 --
--- 256 symbols would make long sequences, and a model's work grows with the length. So frequent
--- neighbours are joined, or merged, into new symbols, and those again: `e` and `s` become `es`,
--- later `es` and `t` become `est`. Which pairs, and in which order, was counted once on a large
--- body of text: the most frequent pair has rank 0. The list is a table, `gpt2.merge`. These are
--- the pairs of neighbours in `timestamp` that it knows:
+-- Each byte is a token, a symbol that the model knows, and nothing else is needed to write any
+-- text. But 256 symbols would make long sequences, and a model's work grows with the length. So
+-- frequent neighbours are joined, or merged, into new symbols, and those again: `e` and `s`
+-- become `es`, later `es` and `t` become `est`. Which pairs, and in which order, was counted
+-- once on a large body of text: the most frequent pair has rank 0. The list is a table,
+-- `gpt2.merge`. These are the pairs of neighbours in `timestamp` that it knows:
 
 WITH letter AS (
     SELECT c.n, c.c, t.token
@@ -119,7 +120,8 @@ ORDER BY t."position";
 -- is a join by id: machine learning calls it a lookup table, and so do we.
 --
 -- One number of an embedding means nothing. All of them together are a direction, and tokens
--- that are used alike point alike. The nearest to ` month`, by the angle between them (`<=>`):
+-- that are used alike point alike. The nearest to ` month`, whose id is 1227, by the angle
+-- between them (`<=>`):
 
 SELECT gpt2_detokenize(ARRAY[b.token]) AS piece,
        round((a.weight <=> b.weight)::numeric, 2) AS distance
@@ -158,8 +160,9 @@ GROUP BY "position", t.value ORDER BY "position";
 
 -- The positions come in with different deviations, the first with the largest. A vector taken
 -- apart into rows is how SQL says it plainest: `avg` and `var_pop` over a window are the norm.
--- The extension's own code does the same with whole vectors, as an inner product of a vector
--- with ones is its sum, and with itself its sum of squares: one row in place of 128.
+-- (The 1e-5 is `layer_norm_epsilon`, so that nothing is divided by 0.) The extension's own code
+-- does the same with whole vectors, as an inner product of a vector with ones is its sum, and
+-- with itself its sum of squares: one row in place of 128.
 --
 -- ## 6. Queries, keys and values
 --
@@ -221,17 +224,19 @@ JOIN gpt2_attention(:'prompt', block => 3, head => 0) AS a
 ORDER BY e."position";
 
 -- The largest share goes to ` without`: ` time` alone does not tell what comes next, and this
--- head fetches what does. Nobody told it to. Attention is a self-join: every position with
--- every one before it and itself. That later ones are left out, elsewhere called the causal
--- mask, is the join's condition, `k."position" <= q."position"`: text is written from left to
--- right, and who could see the next token need not predict it.
+-- head fetches what does. (Ask `gpt2_next_token(' time')`: it does not think of ` zone`.)
+-- Nobody told it to. Attention is a self-join: every position with every one before it and
+-- itself. That later ones are left out, elsewhere called the causal mask, is the join's
+-- condition, `k."position" <= q."position"`: text is written from left to right, and who could
+-- see the next token need not predict it.
 --
 -- ## 8. Its matrix, and what it fetches
 --
 -- The same for every position is the head's attention matrix: a row for the one that looks, a
 -- column for the one that is looked at. Each row adds up to 1, but for rounding.
 
-SELECT query_piece, key_piece, round(weight::numeric, 2) AS weight    -- [n_seq, n_seq]
+SELECT concat_ws(' ', query_position, query_piece) AS query,          -- [n_seq, n_seq]
+       concat_ws(' ', key_position, key_piece) AS key, round(weight::numeric, 2) AS weight
 FROM gpt2_attention(:'prompt', block => 3, head => 0)
 ORDER BY query_position, key_position \crosstabview
 
@@ -294,9 +299,10 @@ JOIN gpt2_trace(:'prompt', '{attn_out}', '{3}') AS t ON t."position" = :last;
 -- Attention has brought things together at a position; now something has to be made of them.
 -- That is the work of the multi-layer perceptron, or MLP: two linear layers, from 128 numbers
 -- to 512 and back to 128, and between them a bend. Without the bend the two would be as good as
--- one, a sum of sums is a sum. The bend is gelu: large numbers pass as they are, negative ones
--- become almost 0. Such a neuron of the first layer is a detector: it is on when what it has
--- learned to see is there. The four strongest of block 3 at ` time`:
+-- one, a sum of sums is a sum. The bend is gelu, here by way of `tanh` as in GPT-2: large
+-- numbers pass as they are, negative ones become almost 0. Such a neuron of the first layer is
+-- a detector: it is on when what it has learned to see is there. The four strongest of block 3
+-- at ` time`:
 
 WITH neuron AS (
     SELECT l.unit, l.bias - (l.weight <#> x.value) AS pre         -- [n_embd] -> [n_inner]
@@ -317,7 +323,7 @@ ORDER BY n.rank;
 -- `pushes` are the tokens that a neuron makes more likely when it is on. Neuron 119 pushes
 -- ` zone`, and it is on. Others push in ways that make no sense to us: most of what a model
 -- knows is spread over many neurons, and no single one means much. The second layer adds up
--- what all 512 have to say:
+-- what all 512 have to say. Two thirds of a block's weights are in these two layers.
 
 WITH y AS (
     SELECT l.unit,                                                -- [n_inner] -> [n_embd]
@@ -398,7 +404,7 @@ ORDER BY block;
 -- size once more, by `ln_f`. This time with whole vectors in place of a number a row. To take
 -- off the mean and divide by the deviation is to put a vector on a sphere: the mean taken off,
 -- pgvector's `l2_normalize` gives it length 1, and the root of 128 is the length that is
--- wanted.
+-- wanted. (The 1e-5 is left out, so compare three digits.)
 
 SELECT t."position",                                              -- [n_seq, n_embd]
        round((l2_normalize(t.value - m.mean) * m.length * l.weight + l.bias <-> f.y)::numeric, 3)
@@ -536,7 +542,8 @@ FROM gpt2.model AS m
 CROSS JOIN unnest(ARRAY[1, 8, 32, 128, 250]) AS n
 WHERE m.model = :model;
 
--- Without it the work grows with the square of the tokens, with it along with them. In SQL the
+-- Without it the work grows with the square of the tokens, with it along with them, but for the
+-- inner products of attention: a new position still looks at all that came before. In SQL the
 -- difficulty is to keep something from row to row. A recursive query keeps every row that it
 -- ever made, and a cache in its rows would be kept once for each token. An aggregate has one
 -- state, which each row hands on to the next: so `gpt2_generate` is, at its heart, an aggregate
@@ -552,10 +559,10 @@ WHERE m.model = :model;
 --
 -- | step | file in sql/ | source |
 -- | --- | --- | --- |
--- | 1. bytes | [tokenize.sql], [unicode.sql] | Radford 2019, 2.2 |
--- | 2. merges | [bpe.sql] | Sennrich 2016, 3.2; Radford 2019, 2.2 |
--- | 3. tokens | [vocabulary.sql], [detokenize.sql] | Radford 2019, 2.2 |
--- | 4. embeddings | [forward.sql], [tables.sql] | Vaswani 2017, 3.4; Radford 2018, 3.1 |
+-- | 1. bytes | [unicode.sql], [byte_encoder.sql] | Radford 2019, 2.2 |
+-- | 2. merges | [bpe.sql], [vocabulary.sql] | Sennrich 2016, 3.2; Radford 2019, 2.2 |
+-- | 3. tokens | [tokenize.sql], [detokenize.sql] | Radford 2019, 2.2 |
+-- | 4. embeddings | [forward.sql], [tables.sql] | Vaswani 2017, 3.4 and 3.5; Radford 2018, 3.1 |
 -- | 5. layer norm | [layer_norm.sql] | Ba 2016, 3 |
 -- | 6. queries, keys, values | [linear.sql], [neurons.sql] | Vaswani 2017, 3.2.2 |
 -- | 7. one head | [attention.sql] | Vaswani 2017, 3.2.1 |
@@ -590,6 +597,7 @@ WHERE m.model = :model;
 -- [attribution.sql]: ../sql/insight/attribution.sql
 -- [block.sql]: ../sql/model/block.sql
 -- [bpe.sql]: ../sql/tokenizer/bpe.sql
+-- [byte_encoder.sql]: ../sql/tokenizer/byte_encoder.sql
 -- [cache.sql]: ../sql/generation/cache.sql
 -- [detokenize.sql]: ../sql/tokenizer/detokenize.sql
 -- [forward.sql]: ../sql/model/forward.sql
