@@ -15,7 +15,7 @@ terminal='' pause=''
 [ ! -t 1 ] || terminal=yes
 [ ! -t 0 ] || pause=${terminal:+${PAUSE-yes}}
 
-# The script that psql runs. In tour.sql a paragraph is lines of comment, a query is lines that begin
+# The script that psql runs. In tour.sql a paragraph is lines of comment, a query lines that begin
 # with another one, up to an empty one. Here each line is shown by \echo before the query is run.
 script() {
     awk -v terminal="$terminal" -v pause="$pause" '

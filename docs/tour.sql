@@ -224,9 +224,9 @@ JOIN gpt2_attention(:'prompt', block => 3, head => 0) AS a
 ORDER BY e."position";
 
 -- The largest share goes to ` without`: ` time` alone does not tell what comes next, and this
--- head fetches what does. (Ask `gpt2_next_token(' time')`: it does not think of ` zone`.)
--- Nobody told it to. Attention is a self-join: every position with every one before it and
--- itself. That later ones are left out, elsewhere called the causal mask, is the join's
+-- head fetches what does. (Ask `gpt2_next_token(' time')`: ` zone` is not among its ten
+-- likeliest.) Nobody told it to. Attention is a self-join: every position with every one before
+-- it and itself. That later ones are left out, elsewhere called the causal mask, is the join's
 -- condition, `k."position" <= q."position"`: text is written from left to right, and who could
 -- see the next token need not predict it.
 --
