@@ -24,7 +24,7 @@ export PYTHON
 endif
 
 ##@ See it work
-.PHONY: help demo psql load need-model
+.PHONY: help demo tour psql load need-model
 help:  ## this table
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,10 @@ help:  ## this table
 
 demo: extensions  ## set up what is missing, complete a text with the bundled model
 	@$(SETUP)/database demo
+
+tour: extensions  ## learn how GPT-2 works, step by step; PAUSE=: without a stop
+	@$(SETUP)/database model
+	@docs/tour.sh "$$($(SETUP)/cluster dsn)"
 
 psql: extensions  ## open psql on the demo database
 	@$(SETUP)/database
