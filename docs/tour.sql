@@ -155,7 +155,7 @@ SELECT "position", round(avg(x)::numeric, 3) AS mean, round(stddev(x)::numeric, 
        round((array_agg(y * weight + bias ORDER BY i)::vector <-> t.value)::numeric, 4)
            AS difference
 FROM number
-JOIN gpt2_trace(:'prompt', '{ln1}', '{3}') AS t USING ("position")
+JOIN gpt2_trace(:'prompt', '{ln1_out}', '{3}') AS t USING ("position")
 GROUP BY "position", t.value ORDER BY "position";
 
 -- The positions come in with different deviations, the first with the largest. A vector taken
@@ -179,7 +179,7 @@ WITH qkv AS (
                  FROM gpt2.linear AS l
                  WHERE l.model = :model AND l.block = 3 AND l.layer = 'attn.c_attn'
                  ORDER BY l.unit)::vector AS y
-    FROM gpt2_trace(:'prompt', '{ln1}', '{3}') AS x
+    FROM gpt2_trace(:'prompt', '{ln1_out}', '{3}') AS x
     WHERE x."position" = :last
 )
 SELECT t.hook, h.unit AS units_from, vector_dims(t.value) AS numbers,
@@ -306,7 +306,7 @@ JOIN gpt2_trace(:'prompt', '{attn_out}', '{3}') AS t ON t."position" = :last;
 
 WITH neuron AS (
     SELECT l.unit, l.bias - (l.weight <#> x.value) AS pre         -- [n_embd] -> [n_inner]
-    FROM gpt2_trace(:'prompt', '{ln2}', '{3}') AS x
+    FROM gpt2_trace(:'prompt', '{ln2_out}', '{3}') AS x
     JOIN gpt2.linear AS l ON l.model = :model AND l.block = 3 AND l.layer = 'mlp.c_fc'
     WHERE x."position" = :last
 ), gelu AS (
@@ -435,7 +435,7 @@ ORDER BY t."position";
 SELECT w.token, gpt2_detokenize(ARRAY[w.token]) AS piece,
        round(-(w.weight <#> y.value)::numeric, 3) AS logit,       -- [n_vocab]
        round(n.logit::numeric, 3) AS model
-FROM gpt2_trace(:'prompt', '{ln_final}') AS y
+FROM gpt2_trace(:'prompt', '{ln_final_out}') AS y
 JOIN gpt2.wte AS w ON w.model = :model
 LEFT JOIN gpt2_next_token(:'prompt', top_k => 5) AS n USING (token)
 WHERE y."position" = :last

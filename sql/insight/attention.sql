@@ -21,19 +21,21 @@ RETURNS TABLE (
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
 SET jit = off
 BEGIN ATOMIC
-    WITH token AS MATERIALIZED (
-        SELECT p."position", p.piece
-        FROM gpt2._input(prompt, gpt2_attention.model) AS i
-        CROSS JOIN LATERAL gpt2._pieces(i.tokens, i.m) AS p
+    WITH input AS MATERIALIZED (
+        SELECT i.* FROM gpt2._input(prompt, gpt2_attention.model) AS i
         WHERE gpt2._check_head(gpt2_attention.head, i.m)
+    ), token AS MATERIALIZED (
+        SELECT p."position", p.piece FROM input AS i, gpt2._pieces(i.tokens, i.m) AS p
     )
     SELECT q."position", q.piece, k."position", k.piece, w.weight
-    FROM gpt2_trace(prompt, '{attn.hook_pattern}', ARRAY[gpt2_attention.block],
-                    gpt2_attention.model) AS t
+    FROM input AS i
+    CROSS JOIN LATERAL gpt2_trace(prompt, '{attn.hook_pattern}', ARRAY[gpt2_attention.block],
+                                  (i.m).name) AS t
     CROSS JOIN LATERAL unnest(t.value::real[]) WITH ORDINALITY AS w (weight, n)
     JOIN token AS q ON q."position" = t."position"
     JOIN token AS k ON k."position" = w.n - 1
-    WHERE t.head = gpt2_attention.head
+    -- NULL would be no condition to look at the rows for, and the check would not run
+    WHERE t.head = coalesce(gpt2_attention.head, -1)
     ORDER BY q."position", k."position";
 END;
 COMMENT ON FUNCTION gpt2_attention(text, int, int, text) IS
