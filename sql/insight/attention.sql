@@ -73,8 +73,9 @@ BEGIN ATOMIC
            avg(w.weight) FILTER (WHERE p.key = p.query),
            sum(w.weight) FILTER (WHERE p.is_duplicate) / r.n,
            sum(w.weight) FILTER (WHERE p.is_induction) / r.n,
-           sum(CASE WHEN w.weight > 0 THEN -w.weight * log(2, w.weight::numeric)::float8 ELSE 0 END)
-               / count(*) FILTER (WHERE p.key = 0)
+           -- in bits; weight * ln(weight) is 0 for weight 0
+           sum(CASE WHEN w.weight > 0 THEN -w.weight * ln(w.weight) / ln(2::float8) ELSE 0 END)
+               / nullif(count(*) FILTER (WHERE p.key = 0), 0)
     FROM gpt2_trace(prompt, '{attn.hook_pattern}', NULL, gpt2_head_summary.model) AS t
     CROSS JOIN repeated AS r
     CROSS JOIN LATERAL unnest(t.value::real[]::float8[]) WITH ORDINALITY AS w (weight, n)

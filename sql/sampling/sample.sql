@@ -40,14 +40,15 @@ CREATE FUNCTION gpt2._likeliest(y vector, m gpt2.model, top_k int)
 RETURNS TABLE (rank int, token int, logit float8, probability float8)
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT k.rank::int, k.token, k.logit, exp(greatest(k.logit - s.largest, -700)) / s.total
+    SELECT row_number() OVER (ORDER BY k.logit DESC, k.token)::int, k.token, k.logit,
+           exp(greatest(k.logit - s.largest, -700)) / s.total
     FROM gpt2._unembed(y, m) AS u
     CROSS JOIN LATERAL (SELECT max(l.logit) AS largest
                         FROM (SELECT unnest(u.logits) AS logit) AS l OFFSET 0) AS x
     CROSS JOIN LATERAL (SELECT x.largest, sum(exp(greatest(l.logit - x.largest, -700))) AS total
                         FROM (SELECT unnest(u.logits) AS logit) AS l OFFSET 0) AS s
     CROSS JOIN LATERAL (
-        SELECT row_number() OVER (ORDER BY l.logit DESC, l.token) AS rank, l.*
+        SELECT *
         FROM (SELECT generate_subscripts(u.logits, 1) - 1 AS token, unnest(u.logits) AS logit) AS l
         WHERE l.logit > '-Infinity'
         ORDER BY l.logit DESC, l.token

@@ -70,6 +70,7 @@ def model_lines(run: Run) -> None:
         logits = logits_line(run, ours, reference, precision)
         derived_lines(run, precision, tokens, prompts, logits)
         context = 16 if run.quick else 128
+        trace_lines(run, ours, precision)
         progress(f"buffers touched a token, {precision}")
         run.add(f"buffers touched a token, context {context}, {precision}", "8 kB",
                 [ours.blocks(around(run.tokens, context))])
@@ -104,6 +105,21 @@ def prompt_lines(run: Run, ours: Ours, reference: Reference, precision: str) -> 
         lines[n] = run.add(f"prompt of {n}, per position, {precision}", "ms",
                            *map(ms, samples), TRANSFORMERS)
     return lines
+
+
+def trace_lines(run: Run, ours: Ours, precision: str) -> None:
+    """Milliseconds a position of a trace, beside the forward pass that gives the last of all only:
+    the reference here is our own."""
+    n = 16 if run.quick else 128
+    tokens = run.tokens[:n]
+    ours.trace(tokens[:16], None)
+    for name, hooks in (("one hook", ["attn.hook_pattern"]), ("all hooks", None)):
+        progress(f"trace of {n}, {name}, {precision}")
+        samples = interleave(lambda: ours.trace(tokens, hooks) / n,
+                             lambda: ours.trace(tokens, ["ln_final.hook_out"]) / n,
+                             run.rounds(3, 2))
+        run.add(f"trace of {n}, {name}, per position, {precision}", "ms", *map(ms, samples),
+                "the forward pass, gpt2_forward")
 
 
 def logits_line(run: Run, ours: Ours, reference: Reference, precision: str) -> Line:

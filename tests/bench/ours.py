@@ -57,9 +57,8 @@ class Ours:
 
     def continuation(self, kept: int) -> str:
         """Query: tokens there are after a prompt is continued up to n_stop."""
-        # without tokens it takes the prompt's; NULL for all is the empty context
-        state = "ROW(NULL, k.n, k.past, k.y)::gpt2._context"
-        rest = "%(tokens)s::int[], m.m, %(n_stop)s, 0, NULL, NULL"
+        state = "ROW(%(tokens)s::int[], coalesce(k.n, 0), k.past, k.y)::gpt2._context"
+        rest = f"{state}, m.m, %(n_stop)s, 0, NULL, NULL, NULL"
         # the tokens lie in two chunks, this one and the next
         twice = f"gpt2._advance(gpt2._advance({state}, {rest}), {rest})"
         return (f"SELECT cardinality(({twice}).tokens)"
@@ -77,6 +76,15 @@ class Ours:
     def token(self, tokens: list[int]) -> float:
         """Seconds a generated token: SPAN more of them, divided."""
         return (self.generate(tokens, 1 + SPAN) - self.generate(tokens, 1)) / SPAN
+
+    def trace(self, tokens: list[int], hooks: list[str] | None) -> float:
+        """Seconds for a forward pass that gives these activations as rows; None: all of them."""
+        return seconds(lambda: self.value(
+            f"""SELECT sum(vector_dims(a.value))
+                FROM (SELECT m.m, gpt2._wanted(%(hooks)s::text[], NULL, m.m) AS wanted
+                      FROM {MODEL} OFFSET 0) AS i
+                CROSS JOIN LATERAL gpt2._forward(%(tokens)s::int[], i.m, i.wanted) AS a""",
+            tokens=tokens, hooks=hooks))
 
     def keep_activation(self, tokens: list[int]) -> None:
         """Keeps the last activation of a short prompt, for logits()."""
