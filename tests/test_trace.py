@@ -390,7 +390,7 @@ def test_patched_and_steered_trace(demo_dsn, data):
     """UPDATE gpt2.linear SET bias = 0, weight = weight - weight
        WHERE block = 2 AND layer = 'attn.c_attn' AND slice = 0 AND unit BETWEEN 256 AND 287""",
     """UPDATE gpt2.linear SET bias = 0, weight = weight - weight
-       WHERE block = 0 AND layer = 'mlp.c_fc' AND unit = 306""",
+       WHERE block = 3 AND layer = 'mlp.c_fc' AND unit = 119""",
     """UPDATE gpt2.wte AS w SET weight = o.weight
        FROM (SELECT model, token, weight FROM gpt2.wte WHERE token IN (257, 407)) AS o
        WHERE w.model = o.model AND w.token IN (257, 407) AND w.token <> o.token"""],
