@@ -1,6 +1,6 @@
 """What the functions do, on the bundled model: sampling, stopping, choosing a model, bad input.
 
-Whether the numbers are GPT-2's is another matter: see test_model.py.
+Whether the numbers are GPT-2's is another matter: see test_fidelity.py and test_trace.py.
 """
 
 from __future__ import annotations

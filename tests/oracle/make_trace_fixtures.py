@@ -1,6 +1,6 @@
 """Writes tests/oracle/trace.npz: what TransformerLens computes from the checkpoints.
 
-Usage: build/venv/bin/python tests/oracle/make_trace_fixtures.py   (needs the group `oracle`)
+Usage: build/venv/bin/python tests/oracle/make_trace_fixtures.py   (needs the group `lens`)
 
 <shape>/tokens, <shape>/source    two prompts of N_SEQ tokens
 <shape>/<hook point>              every activation over tokens
