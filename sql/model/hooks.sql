@@ -1,5 +1,5 @@
 -- Hook points: the places of the forward pass where an activation can be read (gpt2_trace),
--- replaced (patch) or added to (steer). Their names and meanings are those of TransformerLens 4
+-- replaced (patch) or added to (steer). Their names and meanings are those of TransformerLens 3
 -- (github.com/TransformerLensOrg/TransformerLens), with weights as they are: nothing is folded into
 -- another layer, nothing is centered.
 
