@@ -134,6 +134,21 @@ SELECT gpt2_average('new', 'tiny', 'second');
 ROLLBACK;
 SELECT gpt2_drop_model(name) FROM gpt2_models() WHERE base = 'tiny';
 
+-- hook points, patches, steering, heads
+SELECT gpt2_trace('x', '{resid}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_trace('x', blocks => '{2}');
+SELECT gpt2_next_token('x', patch => ARRAY[
+    ROW(0, NULL, 0, 'nowhere', '[1,1]')::gpt2.activation]);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_next_token('x', patch => ARRAY[
+    ROW(0, NULL, 1, 'hook_resid_pre', '[1,1]')::gpt2.activation]);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_generate('x', steer => ARRAY[ROW(3, NULL, '[1,1]', 1)::gpt2.steering]);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_attention('x', 0, 1);
+\echo :LAST_ERROR_SQLSTATE
+
 -- a model whose weights are gone
 DELETE FROM gpt2.token_page;
 SELECT gpt2_generate('x');
