@@ -23,15 +23,17 @@ RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- A space is a dot, a line's end an arrow, other controls their symbols (U+2400 and on). What is
 -- invisible, or turns the direction of the text around it, is U+FFFD.
+-- (Beyond ASCII no E'' strings: the script is read before a database's encoding is refused.)
 RETURN translate(
-    regexp_replace(piece COLLATE "C",
+    regexp_replace(regexp_replace(regexp_replace(piece COLLATE "C",
         '[\u0080-\u009F\u00AD\u061C\u180E\u200B-\u200F\u202A-\u202E\u2060-\u206F\uFE00-\uFE0F'
         '\uFEFF\uFFF0-\uFFFB\U000E0000-\U000E0FFF]', chr(65533), 'g'),
-    E' \n\t\r\u00A0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200A'
-    '\u202F\u205F\u3000\u2028\u2029'
+        '[\u00A0\u1680\u2000-\u200A\u202F\u205F\u3000]', '␣', 'g'),
+        '[\u2028\u2029]', '¶', 'g'),
+    E' \n\t\r'
     '\x01\x02\x03\x04\x05\x06\x07\x08\x0B\x0C\x0E\x0F\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19'
     '\x1A\x1B\x1C\x1D\x1E\x1F\x7F',
-    space || '↵⇥␍␣␣␣␣␣␣␣␣␣␣␣␣␣␣␣␣¶¶␁␂␃␄␅␆␇␈␋␌␎␏␐␑␒␓␔␕␖␗␘␙␚␛␜␝␞␟␡');
+    space || '↵⇥␍␁␂␃␄␅␆␇␈␋␌␎␏␐␑␒␓␔␕␖␗␘␙␚␛␜␝␞␟␡');
 COMMENT ON FUNCTION gpt2._visible(text, text) IS 'a piece of text with its whitespace made visible';
 
 
