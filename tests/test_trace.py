@@ -116,10 +116,10 @@ def test_cached_pass_is_steered_alike(shapes, name):
     steer = as_steering(steering(SHAPES[name]))
     for n in (N_TRACED, N_TRACED - 1):
         y = shapes.execute(
-            """SELECT (gpt2._run(%s::int[], m.m, %s, steer =>
-                           gpt2._steering(%s::gpt2.steering[], m.m))).y::real[]
+            """SELECT (gpt2._run(gpt2._start(%s::int[], m.m), m.m, %s, steer =>
+                           gpt2._steering(%s::gpt2.steering[], m.m))).y[%s]::real[]
                FROM (SELECT gpt2._model(%s::text) AS m OFFSET 0) AS m""",
-            [FIXTURES[f"{name}/tokens"].tolist()[:n], n, steer, name]).fetchone()[0]
+            [FIXTURES[f"{name}/tokens"].tolist()[:n], n, steer, n, name]).fetchone()[0]
         assert_close(np.array(y, dtype=np.float32), FIXTURES[f"{name}/steered"][n - 1])
 
 

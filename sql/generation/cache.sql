@@ -1,10 +1,9 @@
--- The model one position at a time, with a cache: a position's keys and values never change once
--- computed, so each new token costs one position, not the whole text again.
+-- The model with a cache: a position's keys and values never change once computed, so each new
+-- token costs one position, not the whole text again.
 --
 -- A query cannot append to a large value in place, it copies. So the cache has two parts. The past
--- is a row a block and head, in the shape that attention reads fastest; it is rebuilt once a
--- chunk. The chunk's own positions (recent) ride through the recursion and stay small.
--- gpt2._advance is one chunk: a recursion over positions, and in each a recursion over blocks.
+-- has a row a block and head, in the shape that attention reads fastest; it is rebuilt once a
+-- chunk. The chunk's own positions (recent) stay small.
 
 
 CREATE TYPE gpt2._past AS (
@@ -12,15 +11,6 @@ CREATE TYPE gpt2._past AS (
     v vector[]   -- [d, n_past]: transposed, so that a weighted sum over positions is <#>
 );
 COMMENT ON TYPE gpt2._past IS 'keys and values of one head in one block';
-
-CREATE TYPE gpt2._context AS (
-    tokens int[],       -- the text so far
-    n_past int,         -- positions that are in past
-    past gpt2._past[],  -- [n_layer * n_head], block by block
-    y vector            -- [n_embd]: after ln_f, at the last position computed
-);
-COMMENT ON TYPE gpt2._context IS
-    'a text on its way through a model: tokens, cache, last activation';
 
 
 CREATE FUNCTION gpt2._chunk()
@@ -110,7 +100,7 @@ COMMENT ON FUNCTION gpt2._attend_all(vector[], gpt2._past[], vector[], gpt2.mode
 
 CREATE FUNCTION gpt2._step(tokens int[], n_past int, past gpt2._past[], recent vector[],
                            n_new int, m gpt2.model, steer gpt2.steering[])
-RETURNS TABLE (y vector, kv vector[])
+RETURNS TABLE (y vector[], kv vector[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     -- recent: [n_recent * n_layer], keys and values [2 * n_embd] of the positions after the past
@@ -160,22 +150,23 @@ BEGIN ATOMIC
         ) AS r
         WHERE b.block < (m).n_layer
     )
-    SELECT n.y, c.kv
-    FROM (
-        SELECT array_agg(u.kv ORDER BY u.n, b.block) AS kv,
-               (SELECT CASE WHEN steer IS NULL THEN last.x[n_new]
-                       ELSE (gpt2._steer(last.x, last."first", last.block, steer))[n_new] END
-                FROM block AS last WHERE last.block = (m).n_layer) AS x
-        FROM block AS b
-        CROSS JOIN unnest(b.kv) WITH ORDINALITY AS u (kv, n)
-    ) AS c
-    CROSS JOIN LATERAL gpt2._layer_norm(c.x, m, (m).n_layer, 'ln_f') AS n;
+    SELECT (SELECT array_agg(n.y ORDER BY p.n)
+            FROM block AS last
+            CROSS JOIN LATERAL unnest(
+                CASE WHEN steer IS NULL THEN last.x
+                ELSE gpt2._steer(last.x, last."first", last.block, steer) END
+            ) WITH ORDINALITY AS p (x, n)
+            CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, last.block, 'ln_f') AS n
+            WHERE last.block = (m).n_layer),
+           (SELECT array_agg(u.kv ORDER BY u.n, b.block)
+            FROM block AS b
+            CROSS JOIN unnest(b.kv) WITH ORDINALITY AS u (kv, n));
 END;
 COMMENT ON FUNCTION gpt2._step(
     int[], int, gpt2._past[], vector[], int, gpt2.model, gpt2.steering[]
 ) IS
-    'the next n_new positions through all blocks: the last activation after ln_f, and their keys '
-    'and values';
+    'the next n_new positions through all blocks: what they are after ln_f, and their keys and '
+    'values';
 
 
 CREATE FUNCTION gpt2._remember(past gpt2._past[], recent vector[], m gpt2.model)
@@ -207,131 +198,3 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION gpt2._remember(gpt2._past[], vector[], gpt2.model) IS
     'the past with a chunk''s positions at its end';
-
-
-CREATE FUNCTION gpt2._advance(
-    context gpt2._context, start gpt2._context, m gpt2.model, n_stop int,
-    temperature float8, top_k int, seed bigint, steer gpt2.steering[]
-) RETURNS gpt2._context
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    -- The prompt's positions together, for reading a weight takes as long as multiplying it; then
-    -- one for each token, while there is one left to choose.
-    WITH RECURSIVE before AS MATERIALIZED (
-        SELECT (coalesce(context, start)).tokens, (coalesce(context, start)).n_past,
-               (coalesce(context, start)).y, cardinality((start).tokens) AS n_prompt
-    ), step AS (
-        SELECT 0 AS n,
-               -- a prompt that was read elsewhere has its next token still to be chosen
-               b.tokens || ARRAY(
-                   SELECT t.token
-                   FROM gpt2._sample(b.y, m, temperature, top_k, seed, cardinality(b.tokens)) AS t
-                   WHERE b.n_past = cardinality(b.tokens) AND cardinality(b.tokens) < n_stop)
-                   AS tokens,
-               NULL::vector[] AS recent, b.y
-        FROM before AS b
-    UNION ALL
-        SELECT s.n + new.n,
-               -- at the text's end, the next token
-               s.tokens || ARRAY(
-                   SELECT t.token
-                   FROM gpt2._sample(p.y, m, temperature, top_k, seed, cardinality(s.tokens)) AS t
-                   WHERE b.n_past + s.n + new.n = cardinality(s.tokens)
-                     AND cardinality(s.tokens) < n_stop),
-               s.recent || p.kv, p.y
-        FROM before AS b
-        CROSS JOIN step AS s
-        CROSS JOIN LATERAL (
-            SELECT least(greatest(b.n_prompt - b.n_past - s.n, 1), gpt2._chunk() - s.n) OFFSET 0
-        ) AS new (n)
-        CROSS JOIN LATERAL
-            gpt2._step(s.tokens, b.n_past, (coalesce(context, start)).past, s.recent, new.n, m,
-                       steer) AS p
-        WHERE s.n < gpt2._chunk()
-          AND (b.n_past + s.n < b.n_prompt
-               OR (cardinality(s.tokens) < n_stop
-                   AND s.tokens[cardinality(s.tokens)] <> (m).eos_token))
-    )
-    SELECT ROW(
-        s.tokens, b.n_past + s.n,
-        CASE WHEN s.n = gpt2._chunk()
-             THEN (SELECT r.past
-                   FROM gpt2._remember((coalesce(context, start)).past, s.recent, m) AS r)
-             ELSE (coalesce(context, start)).past END,
-        s.y)::gpt2._context
-    FROM before AS b
-    CROSS JOIN (SELECT * FROM step ORDER BY n DESC LIMIT 1) AS s;
-END;
-COMMENT ON FUNCTION gpt2._advance(
-    gpt2._context, gpt2._context, gpt2.model, int, float8, int, bigint, gpt2.steering[]
-) IS 'up to a chunk of positions: those of the prompt, then one for each token that is chosen';
-
-
--- An aggregate keeps one state, where a recursive query would keep them all.
-CREATE AGGREGATE gpt2._advance_all(
-    start gpt2._context, m gpt2.model, n_stop int, temperature float8, top_k int, seed bigint,
-    steer gpt2.steering[]
-) (
-    SFUNC = gpt2._advance, STYPE = gpt2._context, PARALLEL = SAFE
-);
-COMMENT ON AGGREGATE gpt2._advance_all(
-    gpt2._context, gpt2.model, int, float8, int, bigint, gpt2.steering[]
-) IS 'the context after as many chunks as there are rows';
-
-
-CREATE FUNCTION gpt2._read_patched(
-    prompt int[], m gpt2.model, patch gpt2._patch, steer gpt2.steering[]
-) RETURNS gpt2._context
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    -- A patch may replace any activation, so the prompt is read by the forward pass, which has them
-    -- all: its keys and values are the cache with which generation goes on.
-    WITH activation AS MATERIALIZED (
-        SELECT a.*
-        FROM gpt2._forward(prompt, m, gpt2._wanted('{k, v, ln_final_out}', NULL, m), patch, steer)
-            AS a
-    )
-    SELECT ROW(
-        prompt, cardinality(prompt),
-        (SELECT array_agg(ROW(h.k, v.y)::gpt2._past ORDER BY h.block, h.head)
-         FROM (
-             SELECT a.block, a.head,
-                    array_agg(a.value ORDER BY a."position") FILTER (WHERE a.hook = 'attn.hook_k')
-                        AS k,
-                    array_agg(a.value ORDER BY a."position") FILTER (WHERE a.hook = 'attn.hook_v')
-                        AS v
-             FROM activation AS a
-             WHERE a.head IS NOT NULL
-             GROUP BY a.block, a.head
-         ) AS h
-         CROSS JOIN LATERAL gpt2._transpose(h.v) AS v),
-        y.value)::gpt2._context
-    FROM activation AS y
-    WHERE y.hook = 'ln_final.hook_out' AND y."position" = cardinality(prompt) - 1;
-END;
-COMMENT ON FUNCTION gpt2._read_patched(int[], gpt2.model, gpt2._patch, gpt2.steering[]) IS
-    'the context after a prompt some of whose activations are replaced';
-
-
-CREATE FUNCTION gpt2._run(
-    prompt int[], m gpt2.model, n_stop int,
-    temperature float8 DEFAULT 0, top_k int DEFAULT NULL, seed bigint DEFAULT NULL,
-    steer gpt2.steering[] DEFAULT NULL, patch gpt2._patch DEFAULT NULL
-) RETURNS gpt2._context
-LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    -- the prompt, and the chosen tokens but for the last, which need not be read
-    SELECT gpt2._advance_all(s.start, m, n_stop, temperature, top_k, seed, steer)
-    FROM (
-        SELECT CASE WHEN patch IS NULL THEN ROW(prompt, 0, NULL, NULL)::gpt2._context
-               ELSE gpt2._read_patched(prompt, m, patch, steer) END AS start
-        OFFSET 0
-    ) AS s
-    CROSS JOIN generate_series(
-        1, greatest(1, ceil((greatest(cardinality(prompt), n_stop - 1) - (s.start).n_past)
-                            / gpt2._chunk()::numeric)::int));
-END;
-COMMENT ON FUNCTION gpt2._run(
-    int[], gpt2.model, int, float8, int, bigint, gpt2.steering[], gpt2._patch
-) IS
-    'a prompt, read and continued until it has n_stop tokens; n_stop = its own length: only read';

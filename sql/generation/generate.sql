@@ -44,8 +44,9 @@ BEGIN ATOMIC
     FROM span AS s
     CROSS JOIN LATERAL (
         SELECT CASE WHEN s.n_stop > s.n_prompt
-                    THEN gpt2._run(s.tokens, s.m, s.n_stop, temperature, top_k, s.seed,
-                                   s.steer, s.patch)
+                    THEN gpt2._run(gpt2._start(s.tokens, s.m, s.steer, s.patch), s.m, s.n_stop,
+                                   ROW(temperature, top_k, s.seed)::gpt2._sampling,
+                                   steer => s.steer)
                END AS context
     ) AS c;
 END;

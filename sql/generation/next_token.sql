@@ -90,15 +90,15 @@ BEGIN ATOMIC
         WHERE gpt2._check_sampling(temperature, top_k)
     ), context AS MATERIALIZED (
         -- no token is chosen: the context ends with the prompt
-        SELECT i.m, gpt2._run(i.tokens, i.m, cardinality(i.tokens), steer => i.steer,
-                              patch => i.patch) AS context
+        SELECT i.m, gpt2._run(gpt2._start(i.tokens, i.m, i.steer, i.patch), i.m,
+                              cardinality(i.tokens), steer => i.steer) AS context
         FROM input AS i
     )
     SELECT d.rank, d.token, gpt2._utf8(CASE WHEN d.token = (c.m).eos_token
                                             THEN '<|endoftext|>' ELSE t.bytes END),
            d.logit, d.probability
     FROM context AS c
-    CROSS JOIN LATERAL gpt2._distribution((c.context).y, c.m, temperature, top_k) AS d
+    CROSS JOIN LATERAL gpt2._distribution((c.context).y[cardinality((c.context).y)], c.m, temperature, top_k) AS d
     LEFT JOIN gpt2.token AS t ON t.tokenizer = (c.m).tokenizer AND t.token = d.token
     ORDER BY d.rank;
 END;

@@ -59,27 +59,43 @@ COMMENT ON FUNCTION gpt2._likeliest(vector, gpt2.model, int) IS
     'the top_k most likely tokens after a position; probabilities are of the whole vocabulary';
 
 
+CREATE TYPE gpt2._sampling AS (temperature float8, top_k int, seed bigint);
+COMMENT ON TYPE gpt2._sampling IS 'how the next token is chosen';
+
+
+CREATE FUNCTION gpt2._sampling(
+    m gpt2.model, temperature float8 DEFAULT 0, top_k int DEFAULT NULL, seed bigint DEFAULT NULL
+) RETURNS gpt2._sampling
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN ROW(temperature, top_k, seed)::gpt2._sampling;
+COMMENT ON FUNCTION gpt2._sampling(gpt2.model, float8, int, bigint) IS 'x';
+
+
 CREATE FUNCTION gpt2._sample(
-    y vector, m gpt2.model, temperature float8, top_k int, seed bigint, n int
-) RETURNS TABLE (token int)
+    y vector, m gpt2.model, o gpt2._sampling, tokens int[], n_prompt int, "only" int[]
+) RETURNS TABLE (token int, logprob float8)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     -- greedy: the first of the largest logits; no need of a distribution
     SELECT array_position(
-               u.logits, (SELECT max(l.logit) FROM (SELECT unnest(u.logits) AS logit) AS l)) - 1
+               u.logits, (SELECT max(l.logit) FROM (SELECT unnest(u.logits) AS logit) AS l)) - 1,
+           NULL::float8
     FROM gpt2._unembed(y, m) AS u
-    WHERE temperature = 0
+    WHERE (o).temperature = 0
     UNION ALL
-    -- else the token in whose share of [0, 1) the seed's number n falls
-    (SELECT c.token
+    -- else the token in whose share of [0, 1) the seed's number falls
+    (SELECT c.token, NULL
      FROM (
          SELECT d.rank, d.token, sum(d.probability) OVER (ORDER BY d.rank) AS cumulative
-         FROM gpt2._distribution(y, m, temperature, top_k) AS d
+         FROM gpt2._distribution(y, m, (o).temperature, (o).top_k) AS d
      ) AS c
-     WHERE temperature > 0
-     ORDER BY c.cumulative <= gpt2._uniform(seed, n),
-              CASE WHEN c.cumulative <= gpt2._uniform(seed, n) THEN -c.rank ELSE c.rank END
+     WHERE (o).temperature > 0
+     ORDER BY c.cumulative <= gpt2._uniform((o).seed, cardinality(tokens)),
+              CASE WHEN c.cumulative <= gpt2._uniform((o).seed, cardinality(tokens))
+                   THEN -c.rank ELSE c.rank END
      LIMIT 1);
 END;
-COMMENT ON FUNCTION gpt2._sample(vector, gpt2.model, float8, int, bigint, int) IS
+COMMENT ON FUNCTION gpt2._sample(
+    vector, gpt2.model, gpt2._sampling, int[], int, int[]
+) IS
     'the token that follows a position: the likeliest, or drawn with the number n of a seed';

@@ -15,6 +15,10 @@ SPAN = 16
 #: the text so far and a model, read once
 MODEL = "(SELECT gpt2._model(%(model)s::text) AS m OFFSET 0) AS m"
 
+#: the context after tokens, of which there are n
+READ = "gpt2._run(gpt2._start(%(tokens)s::int[], m.m), m.m, %(n)s)"
+GREEDY = "gpt2._sampling(m.m)"
+
 
 class Ours:
     """A model in a connection of its own, under the settings of gpt2_generate."""
@@ -26,7 +30,7 @@ class Ours:
             SELECT set_config(split_part(s, '=', 1), split_part(s, '=', 2), false)
             FROM pg_proc, unnest(proconfig) AS s WHERE proname = 'gpt2_generate'""")
         self.conn.execute("SET max_parallel_workers_per_gather = 0")
-        self.conn.execute("CREATE TEMP TABLE kept (n int PRIMARY KEY, past gpt2._past[], y vector)")
+        self.conn.execute("CREATE TEMP TABLE kept (n int PRIMARY KEY, context gpt2._context)")
         self.kept: set[int] = set()
 
     def value(self, sql: str, **parameters):
@@ -36,7 +40,7 @@ class Ours:
     def read(self, tokens: list[int]) -> float:
         """Seconds to read a prompt: a forward pass over its positions, no logits."""
         return seconds(lambda: self.value(
-            f"SELECT (gpt2._run(%(tokens)s::int[], m.m, %(n)s)).n_past FROM {MODEL}",
+            f"SELECT ({READ}).n_past FROM {MODEL}",
             tokens=tokens, n=len(tokens)))
 
     def keep(self, tokens: list[int]) -> int:
@@ -47,21 +51,17 @@ class Ours:
         n = (len(tokens) - 1) // SPAN * SPAN
         if n > 0 and n not in self.kept:
             cached = self.value(
-                f"""INSERT INTO kept SELECT %(n)s, (c.c).past, (c.c).y
-                    FROM {MODEL} CROSS JOIN LATERAL
-                        (SELECT gpt2._run(%(tokens)s::int[], m.m, %(n)s) AS c OFFSET 0) AS c
-                    RETURNING cardinality((past[1]).k)""", n=n, tokens=tokens[:n])
+                f"""INSERT INTO kept SELECT %(n)s, {READ} FROM {MODEL}
+                    RETURNING cardinality(((context).past[1]).k)""", n=n, tokens=tokens[:n])
             assert cached == n, f"{cached} of {n} positions in the cache: is SPAN still a chunk?"
             self.kept.add(n)
         return n
 
     def continuation(self, kept: int) -> str:
         """Query: tokens there are after a prompt is continued up to n_stop."""
-        state = "ROW(%(tokens)s::int[], coalesce(k.n, 0), k.past, k.y)::gpt2._context"
-        rest = f"{state}, m.m, %(n_stop)s, 0, NULL, NULL, NULL"
-        # the tokens lie in two chunks, this one and the next
-        twice = f"gpt2._advance(gpt2._advance({state}, {rest}), {rest})"
-        return (f"SELECT cardinality(({twice}).tokens)"
+        start = ("ROW(%(tokens)s::int[], coalesce(k.n, 0), (k.context).past, NULL,"
+                 " (k.context).y, 0, '', '{}', NULL)::gpt2._context")
+        return (f"SELECT cardinality((gpt2._run({start}, m.m, %(n_stop)s, {GREEDY})).tokens)"
                 f" FROM {MODEL} LEFT JOIN kept AS k ON k.n = {kept}")
 
     def generate(self, tokens: list[int], n: int) -> float:
@@ -89,8 +89,7 @@ class Ours:
     def keep_activation(self, tokens: list[int]) -> None:
         """Keeps the last activation of a short prompt, for logits()."""
         self.conn.execute(
-            f"""INSERT INTO kept SELECT -1, NULL, (gpt2._run(%(tokens)s::int[], m.m, %(n)s)).y
-                FROM {MODEL}""", {"model": self.model, "tokens": tokens, "n": len(tokens)})
+            f"INSERT INTO kept SELECT -1, {READ} FROM {MODEL}", {"model": self.model, "tokens": tokens, "n": len(tokens)})
 
     def logits(self) -> float:
         """Seconds for all logits of one position, [n_embd] -> [n_vocab], and the largest's token.
@@ -100,8 +99,9 @@ class Ours:
         """
         return seconds(lambda: self.value(
             f"""SELECT t.token FROM {MODEL}
-                CROSS JOIN (SELECT (ARRAY(SELECT y FROM kept WHERE n = -1))[1] AS y OFFSET 0) AS k
-                CROSS JOIN LATERAL gpt2._sample(k.y, m.m, 0, NULL, NULL, 0) AS t"""))
+                CROSS JOIN (SELECT (ARRAY(SELECT (context).y[1] FROM kept WHERE n = -1))[1] AS y
+                            OFFSET 0) AS k
+                CROSS JOIN LATERAL gpt2._sample(k.y, m.m, {GREEDY}, NULL, 0, NULL) AS t"""))
 
     def blocks(self, tokens: list[int]) -> float:
         """Shared buffers that a generated token touches, found in memory or read, in blocks."""

@@ -39,16 +39,17 @@ def logits(conn: psycopg.Connection, tokens: list[int], name: str) -> np.ndarray
         """SELECT array_agg(l.logit ORDER BY l.token)
            FROM (SELECT gpt2._model(%s::text) AS m OFFSET 0) AS m
            CROSS JOIN LATERAL (
-               SELECT gpt2._run(%s::int[], m.m, cardinality(%s::int[])) AS context OFFSET 0) AS c
-           CROSS JOIN LATERAL gpt2._logits((c.context).y, m.m) AS l""",
-        [name, tokens, tokens]).fetchone()
+               SELECT (gpt2._run(gpt2._start(%s::int[], m.m), m.m, %s)).y[%s] AS y OFFSET 0) AS c
+           CROSS JOIN LATERAL gpt2._logits(c.y, m.m) AS l""",
+        [name, tokens, len(tokens), len(tokens)]).fetchone()
     return np.array(rows[0], dtype=np.float32)
 
 
 def greedy(conn: psycopg.Connection, tokens: list[int], n: int, name: str) -> list[int]:
     """Up to n tokens that greedy generation chooses after the given ones."""
     row = conn.execute(
-        """SELECT ((gpt2._run(%s::int[], m.m, least(%s, (m.m).n_ctx))).tokens)[%s + 1:]
+        """SELECT (gpt2._run(gpt2._start(%s::int[], m.m), m.m, least(%s, (m.m).n_ctx),
+                             gpt2._sampling(m.m))).tokens[%s + 1:]
            FROM (SELECT gpt2._model(%s::text) AS m OFFSET 0) AS m""",
         [tokens, len(tokens) + n, len(tokens), name]).fetchone()
     return row[0]
