@@ -11,3 +11,4 @@ SELECT pg_extension_config_dump('gpt2.bias_row', '');
 SELECT pg_extension_config_dump('gpt2.linear_page', '');
 SELECT pg_extension_config_dump(pg_get_serial_sequence('gpt2.tokenizer', 'tokenizer'), '');
 SELECT pg_extension_config_dump(pg_get_serial_sequence('gpt2.model', 'model'), '');
+SELECT pg_extension_config_dump(pg_get_serial_sequence('gpt2.model', 'edition'), '');

@@ -38,7 +38,8 @@ FUNCTIONS = """
 
 READERS = {
     "gpt2_tokenize", "gpt2_tokens", "gpt2_bpe", "gpt2_detokenize", "gpt2_embeddings", "gpt2_block",
-    "gpt2_forward", "gpt2_next_token", "gpt2_generate", "gpt2_models", "gpt2_prewarm",
+    "gpt2_forward", "gpt2_next_token", "gpt2_generate", "gpt2_stream", "gpt2_complete",
+    "gpt2_prefix", "gpt2_models", "gpt2_prewarm",
     "gpt2_hooks", "gpt2_trace", "gpt2_attention", "gpt2_head_summary", "gpt2_logit_lens",
     "gpt2_direct_logit_attribution", "gpt2_neurons", "gpt2_attention_svg", "gpt2_heads_svg",
     "gpt2_lens_svg", "gpt2_surprisal_svg", "gpt2_report", "gpt2_attention_text",
@@ -48,7 +49,8 @@ WRITERS = {"gpt2_default_model", "gpt2_drop_model", "gpt2_create_variant", "gpt2
 INTERNAL_WRITERS = {
     "_delete_model", "_drop_model", "_drop_unused_tokenizers", "_add_tokenizer",
     "_finish_tokenizer", "_add_model", "_finish_model", "_update_linear", "_update_token",
-    "_update_bias", "_update_wpe", "_update_layer_norm", "_insert_mean"}
+    "_update_bias", "_update_wpe", "_update_layer_norm", "_insert_mean",
+    "_begin_edit", "_end_edit", "_row_edited"}
 
 
 def database(new_database, *models: str) -> str:
@@ -239,7 +241,8 @@ def test_volatility_and_parallel_safety(conn):
     writers = WRITERS | INTERNAL_WRITERS
     for name, volatility, parallel in rows:
         assert parallel == ("u" if name in writers else "s"), name
-        if name in writers | {"gpt2_generate", "_random_seed", "_raise", "_assert"}:
+        if name in writers | {"gpt2_generate", "gpt2_complete", "_stream", "_random_seed", "_raise",
+                              "_assert"}:
             assert volatility == "v", name
         elif name in READERS:
             assert volatility == "s", name

@@ -203,7 +203,8 @@ def contents(db, name="m"):
     rows = {}
     for table in TABLES:
         rows[table] = db.execute(
-            f"""SELECT to_jsonb(t) - '{{model,name,is_default,loaded_at,source}}'::text[] AS r
+            f"""SELECT to_jsonb(t)
+                       - '{{model,name,is_default,edition,loaded_at,source}}'::text[] AS r
                 FROM gpt2.{table} AS t WHERE model = %s ORDER BY r""",
             (model,),
         ).fetchall()

@@ -150,17 +150,29 @@ BEGIN ATOMIC
         ) AS r
         WHERE b.block < (m).n_layer
     )
-    SELECT (SELECT array_agg(n.y ORDER BY p.n)
+    SELECT CASE WHEN y.n = n_new THEN y.y
+                ELSE gpt2._raise(y.y, 'data_exception',
+                         format('the weights of model "%s" are incomplete', (m).name),
+                         'A row is missing, so that nothing can be computed from those there are.',
+                         format('Load it again: gpt2-loader load SOURCE --name %s --replace',
+                                quote_ident((m).name))) END,
+           (SELECT array_agg(u.kv ORDER BY u.n, b.block)
+            FROM block AS b
+            CROSS JOIN unnest(b.kv) WITH ORDINALITY AS u (kv, n))
+    FROM (
+        SELECT array_agg(p.y ORDER BY p.n) AS y, count(p.y) AS n
+        FROM (
+            SELECT p.n, n.y
             FROM block AS last
             CROSS JOIN LATERAL unnest(
                 CASE WHEN steer IS NULL THEN last.x
                 ELSE gpt2._steer(last.x, last."first", last.block, steer) END
             ) WITH ORDINALITY AS p (x, n)
             CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, last.block, 'ln_f') AS n
-            WHERE last.block = (m).n_layer),
-           (SELECT array_agg(u.kv ORDER BY u.n, b.block)
-            FROM block AS b
-            CROSS JOIN unnest(b.kv) WITH ORDINALITY AS u (kv, n));
+            WHERE last.block = (m).n_layer
+            OFFSET 0
+        ) AS p
+    ) AS y;
 END;
 COMMENT ON FUNCTION gpt2._step(
     int[], int, gpt2._past[], vector[], int, gpt2.model, gpt2.steering[]

@@ -1,26 +1,159 @@
--- The next token of a completion, and whether the completion ends with it.
+-- The next token of a completion, and whether the completion ends with it. Where it must be one of
+-- some choices, or match a pattern, only tokens are chosen after which that is still possible.
 
 
 CREATE TYPE gpt2._bounds AS (
-    stop bytea[],     -- texts before which the completion ends
-    choices bytea[],  -- the texts of which it must be one
-    whole text,       -- the regular expression it must match,
-    "prefix" text     -- and the one that all beginnings of a match match
+    stop bytea[],          -- texts before which the completion ends
+    choices bytea[],       -- the texts of which it must be one
+    longest int,           -- length of the longest token, in bytes; where there are choices
+    pattern gpt2._pattern  -- what it must match; where there are no choices
 );
 COMMENT ON TYPE gpt2._bounds IS 'where a completion ends, and what it must be';
 
 
-CREATE FUNCTION gpt2._choose(
+CREATE FUNCTION gpt2._bounds(stop text[], choices text[], pattern text, m gpt2.model)
+RETURNS gpt2._bounds
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- With both, the choices that match the pattern.
+    SELECT ROW(
+        (SELECT array_agg(convert_to(s.text, 'UTF8')) FROM unnest(stop) AS s (text)
+         WHERE s.text IS NOT NULL),
+        CASE WHEN choices IS NOT NULL THEN ARRAY(
+            SELECT DISTINCT convert_to(c.text, 'UTF8')
+            FROM (SELECT gpt2._whole_pattern(pattern) AS whole
+                  WHERE pattern IS NULL OR gpt2._check_pattern(pattern) OFFSET 0) AS p
+            CROSS JOIN unnest(choices) AS c (text)
+            WHERE c.text IS NOT NULL AND (p.whole IS NULL OR c.text ~ p.whole)) END,
+        CASE WHEN choices IS NOT NULL
+             THEN (SELECT max(length(t.bytes)) FROM gpt2.token AS t
+                   WHERE t.tokenizer = (m).tokenizer AND t.token < (m).n_token) END,
+        CASE WHEN choices IS NULL AND pattern IS NOT NULL
+             THEN gpt2._pattern(pattern, m) END)::gpt2._bounds
+    WHERE gpt2._assert('' = ANY (stop) IS NOT TRUE, 'invalid_parameter_value',
+        'stop has an empty text', 'Every text contains it, and would end before it begins.',
+        'Leave it out: array_remove(stop, '').');
+END;
+COMMENT ON FUNCTION gpt2._bounds(text[], text[], text, gpt2.model) IS
+    'what a completion must be, ready to be asked at each token; NULL elements count for nothing';
+
+
+CREATE FUNCTION gpt2._choice_tokens(bytes bytea, bounds gpt2._bounds, m gpt2.model)
+RETURNS int[]
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- The trie of the choices, from where the completion stands: what each of those that begin so
+    -- goes on with, of every length, as far as it is a token.
+    SELECT ARRAY(
+        SELECT t.token
+        FROM (
+            SELECT (SELECT min(t.token) FROM gpt2.token AS t
+                    WHERE t.tokenizer = (m).tokenizer AND t.bytes = p.piece AND t.mergeable
+                      AND t.token < (m).n_token) AS token
+            FROM (
+                SELECT DISTINCT substring(c.choice FROM length(_choice_tokens.bytes) + 1 FOR n)
+                FROM unnest((bounds).choices) AS c (choice)
+                CROSS JOIN LATERAL generate_series(
+                    1, least(length(c.choice) - length(_choice_tokens.bytes), (bounds).longest))
+                    AS n
+                WHERE substring(c.choice FOR length(_choice_tokens.bytes)) = _choice_tokens.bytes
+            ) AS p (piece)
+        ) AS t
+        WHERE t.token IS NOT NULL);
+END;
+COMMENT ON FUNCTION gpt2._choice_tokens(bytea, gpt2._bounds, gpt2.model) IS
+    'tokens after which a completion can still become one of its choices';
+
+
+CREATE FUNCTION gpt2._possible_tokens(bytes bytea, bounds gpt2._bounds, m gpt2.model)
+RETURNS int[]
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN CASE
+    WHEN (bounds).choices IS NOT NULL THEN gpt2._choice_tokens(bytes, bounds, m)
+    WHEN ((bounds).pattern).whole IS NOT NULL
+    THEN coalesce(gpt2._pattern_tokens(bytes, (bounds).pattern, m), '{}') END;
+COMMENT ON FUNCTION gpt2._possible_tokens(bytea, gpt2._bounds, gpt2.model) IS
+    'tokens after which a completion can still become what it must be; NULL: all';
+
+
+CREATE TYPE gpt2._state AS (
+    complete boolean,  -- it is what it must be
+    final boolean      -- and can become nothing else
+);
+COMMENT ON TYPE gpt2._state IS 'how far a completion is';
+
+
+CREATE FUNCTION gpt2._state(bytes bytea, bounds gpt2._bounds)
+RETURNS gpt2._state
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT _state.bytes = ANY ((bounds).choices),
+           NOT EXISTS (
+               SELECT FROM unnest((bounds).choices) AS c (choice)
+               WHERE substring(c.choice FOR length(_state.bytes)) = _state.bytes
+                 AND c.choice <> _state.bytes)
+    WHERE (bounds).choices IS NOT NULL
+UNION ALL
+    SELECT p.is_complete, NOT p.goes_on
+    FROM gpt2._pattern_state(_state.bytes, (bounds).pattern) AS p
+    WHERE ((bounds).pattern).whole IS NOT NULL;
+END;
+COMMENT ON FUNCTION gpt2._state(bytea, gpt2._bounds) IS
+    'how far a completion is; NULL where it need not be anything';
+
+
+CREATE FUNCTION gpt2._next(
     y vector, m gpt2.model, o gpt2._sampling, bounds gpt2._bounds, tokens int[], n_prompt int,
     n_stop int, bytes bytea
 ) RETURNS TABLE (token int, logprob float8, bytes bytea, finish_reason text)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT t.token, t.logprob, _choose.bytes,
-           CASE WHEN t.token = (m).eos_token THEN 'eos'
-                WHEN cardinality(tokens) + 1 >= n_stop THEN 'length' END
-    FROM gpt2._sample(y, m, o, tokens, n_prompt, NULL) AS t;
+    -- A completion that is what it must be may end. It does where the model would rather say
+    -- something that the bounds exclude: a number ends at the space that the model wants.
+    SELECT n.token, c.logprob, b.bytes,
+           CASE WHEN n.token IS NULL
+                THEN CASE WHEN (p.state).complete THEN 'stop' ELSE 'constraint' END
+                WHEN n.token = (m).eos_token THEN 'eos'
+                WHEN length(e.bytes) < length(b.bytes)
+                THEN CASE WHEN coalesce((e.state).complete, true) THEN 'stop'
+                          ELSE 'constraint' END
+                WHEN (e.state).complete AND (e.state).final THEN 'stop'
+                WHEN cardinality(tokens) + 1 >= n_stop
+                THEN CASE WHEN coalesce((e.state).complete, true) THEN 'length'
+                          ELSE 'constraint' END END
+    FROM (
+        -- what is possible, and whether that is all that may be chosen
+        SELECT s.*, CASE WHEN NOT (s.state).complete
+                           OR cardinality(tokens) - n_prompt < (o).min_tokens
+                         THEN s.possible END AS among
+        FROM (
+            SELECT CASE WHEN bounds IS DISTINCT FROM NULL
+                        THEN gpt2._possible_tokens(_next.bytes, bounds, m) END AS possible,
+                   CASE WHEN bounds IS DISTINCT FROM NULL
+                        THEN gpt2._state(_next.bytes, bounds) END AS state
+            OFFSET 0
+        ) AS s
+        OFFSET 0
+    ) AS p
+    LEFT JOIN LATERAL gpt2._sample(y, m, o, tokens, n_prompt, p.among) AS c ON true
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN p.possible IS NULL OR c.token = ANY (p.possible) THEN c.token END AS token
+        OFFSET 0
+    ) AS n
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN n.token = (m).eos_token OR n.token IS NULL THEN _next.bytes
+                    ELSE _next.bytes || (SELECT t.bytes FROM gpt2.token AS t
+                                         WHERE t.tokenizer = (m).tokenizer AND t.token = n.token)
+                    END AS bytes
+        OFFSET 0
+    ) AS b
+    CROSS JOIN LATERAL (
+        SELECT s.bytes, CASE WHEN bounds IS DISTINCT FROM NULL
+                             THEN gpt2._state(s.bytes, bounds) END AS state
+        FROM (SELECT gpt2._until_stop(b.bytes, (bounds).stop) AS bytes OFFSET 0) AS s
+        OFFSET 0
+    ) AS e;
 END;
-COMMENT ON FUNCTION gpt2._choose(
+COMMENT ON FUNCTION gpt2._next(
     vector, gpt2.model, gpt2._sampling, gpt2._bounds, int[], int, int, bytea
 ) IS 'the next token, the completion''s bytes with it, and why the completion ends, if it does';

@@ -57,21 +57,6 @@ END;
 COMMENT ON FUNCTION gpt2._pieces(int[], gpt2.model) IS 'tokens as text, a row each';
 
 
-CREATE FUNCTION gpt2._check_sampling(temperature float8, top_k int)
-RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN gpt2._assert(temperature BETWEEN 0 AND 1e6, 'invalid_parameter_value',
-           'temperature must be 0 or more',
-           format('It is %s; NaN, NULL and more than 1e6 are refused too.',
-                  coalesce(temperature::text, 'NULL')),
-           'Use 0 for the likeliest token, 1 for the model''s own distribution.')
-       AND gpt2._assert(coalesce(top_k, 1) >= 1, 'invalid_parameter_value',
-           'top_k must be 1 or more', format('It is %s.', top_k),
-           'Use NULL for the whole vocabulary.');
-COMMENT ON FUNCTION gpt2._check_sampling(float8, int) IS
-    'true, or an error where the arguments make no distribution';
-
-
 CREATE FUNCTION gpt2_next_token(
     prompt text, top_k int DEFAULT 10, temperature float8 DEFAULT 1, model text DEFAULT NULL,
     steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL
@@ -84,21 +69,21 @@ SET enable_memoize = off
 SET work_mem = '1GB'
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
-        SELECT i.*
+        SELECT i.*, gpt2._sampling(i.m, temperature, top_k) AS o
         FROM gpt2._input(prompt, gpt2_next_token.model, gpt2_next_token.steer,
                          gpt2_next_token.patch) AS i
-        WHERE gpt2._check_sampling(temperature, top_k)
-    ), context AS MATERIALIZED (
-        -- no token is chosen: the context ends with the prompt
-        SELECT i.m, gpt2._run(gpt2._start(i.tokens, i.m, i.steer, i.patch), i.m,
-                              cardinality(i.tokens), steer => i.steer) AS context
+    ), read AS MATERIALIZED (
+        -- no token is chosen: y is the prompt's last position
+        SELECT i.m, i.o, i.tokens, cardinality(i.tokens) AS n_prompt,
+               (gpt2._run(gpt2._start(i.tokens, i.m, i.steer, i.patch), i.m,
+                          cardinality(i.tokens), steer => i.steer)).y[cardinality(i.tokens)] AS y
         FROM input AS i
     )
     SELECT d.rank, d.token, gpt2._utf8(CASE WHEN d.token = (c.m).eos_token
                                             THEN '<|endoftext|>' ELSE t.bytes END),
            d.logit, d.probability
-    FROM context AS c
-    CROSS JOIN LATERAL gpt2._distribution((c.context).y[cardinality((c.context).y)], c.m, temperature, top_k) AS d
+    FROM read AS c
+    CROSS JOIN LATERAL gpt2._distribution(c.y, c.m, c.o, c.tokens, c.n_prompt) AS d
     LEFT JOIN gpt2.token AS t ON t.tokenizer = (c.m).tokenizer AND t.token = d.token
     ORDER BY d.rank;
 END;

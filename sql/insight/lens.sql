@@ -57,13 +57,7 @@ BEGIN ATOMIC
         CROSS JOIN LATERAL
             gpt2._forward(i.tokens, i.m, '{ln_final.hook_out}') AS y
         CROSS JOIN LATERAL gpt2._unembed(y.value, i.m) AS u
-        CROSS JOIN LATERAL (
-            SELECT x.largest, sum(exp(greatest(l.logit - x.largest, -700))) AS total
-            FROM (SELECT max(l.logit) AS largest
-                  FROM (SELECT unnest(u.logits) AS logit) AS l OFFSET 0) AS x
-            CROSS JOIN LATERAL (SELECT unnest(u.logits) AS logit) AS l
-            GROUP BY x.largest
-        ) AS s
+        CROSS JOIN LATERAL gpt2._total(u.logits, 1) AS s
         WHERE y."position" < cardinality(i.tokens) - 1
     )
     SELECT p.*, s.bits

@@ -1,5 +1,5 @@
--- Choosing the next token: the softmax of the logits is a distribution over the vocabulary.
---     probability(token) = exp(logit / temperature) / sum of the same over the kept tokens
+-- Choosing the next token: the model's logits, processed and filtered, are a distribution, of which
+-- a number of the seed picks a token.
 -- Temperature 0 is its limit, all on the largest logit (the lower id of equal ones).
 -- Source: sample_sequence() and top_k_logits() in openai/gpt-2, src/sample.py.
 
@@ -13,27 +13,41 @@ RETURN ('x' || left(encode(sha256(int8send(seed) || int4send(n)), 'hex'), 13))::
 COMMENT ON FUNCTION gpt2._uniform(bigint, int) IS 'number n of a seed, uniform in [0, 1)';
 
 
-CREATE FUNCTION gpt2._distribution(y vector, m gpt2.model, temperature float8, top_k int)
+CREATE FUNCTION gpt2._ranked(ids int[], logits float8[], temperature float8)
 RETURNS TABLE (rank int, token int, logit float8, probability float8)
-LANGUAGE sql STABLE PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT w.rank::int, w.token, w.logit, w.weight / sum(w.weight) OVER ()
     FROM (
         SELECT k.*,
                CASE WHEN temperature = 0 THEN (k.rank = 1)::int
-                    -- exp() raises an error below -745, and so does a quotient above 1e308
-                    ELSE exp(greatest(k.logit - max(k.logit) OVER (), -700 * temperature)
-                             / temperature) END AS weight
+                    ELSE exp(greatest((k.logit - max(k.logit) OVER ()) / temperature, -700))
+               END AS weight
         FROM (
             SELECT row_number() OVER (ORDER BY l.logit DESC, l.token) AS rank, l.token, l.logit
-            FROM gpt2._logits(y, m) AS l
-            ORDER BY l.logit DESC, l.token
-            LIMIT top_k
+            FROM gpt2._possible(ids, logits) AS l
         ) AS k
     ) AS w;
 END;
-COMMENT ON FUNCTION gpt2._distribution(vector, gpt2.model, float8, int) IS
-    'the top_k most likely tokens after a position, all of them if NULL: logit and probability';
+COMMENT ON FUNCTION gpt2._ranked(int[], float8[], float8) IS
+    'tokens likeliest first, with their probabilities';
+
+
+CREATE FUNCTION gpt2._distribution(
+    y vector, m gpt2.model, o gpt2._sampling, tokens int[], n_prompt int, among int[] DEFAULT NULL
+) RETURNS TABLE (rank int, token int, logit float8, probability float8)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT r.rank, r.token, r.logit, r.probability
+    FROM gpt2._unembed(y, m) AS u
+    CROSS JOIN LATERAL gpt2._process(u.logits, tokens, n_prompt, m, o, among) AS p
+    CROSS JOIN LATERAL gpt2._filter(p.ids, p.logits, o) AS f
+    CROSS JOIN LATERAL gpt2._ranked(f.ids, f.logits, (o).temperature) AS r;
+END;
+COMMENT ON FUNCTION gpt2._distribution(
+    vector, gpt2.model, gpt2._sampling, int[], int, int[]
+) IS
+    'the tokens that may follow a position, likeliest first: logit as processed, probability';
 
 
 CREATE FUNCTION gpt2._likeliest(y vector, m gpt2.model, top_k int)
@@ -43,14 +57,10 @@ BEGIN ATOMIC
     SELECT row_number() OVER (ORDER BY k.logit DESC, k.token)::int, k.token, k.logit,
            exp(greatest(k.logit - s.largest, -700)) / s.total
     FROM gpt2._unembed(y, m) AS u
-    CROSS JOIN LATERAL (SELECT max(l.logit) AS largest
-                        FROM (SELECT unnest(u.logits) AS logit) AS l OFFSET 0) AS x
-    CROSS JOIN LATERAL (SELECT x.largest, sum(exp(greatest(l.logit - x.largest, -700))) AS total
-                        FROM (SELECT unnest(u.logits) AS logit) AS l OFFSET 0) AS s
+    CROSS JOIN LATERAL gpt2._total(u.logits, 1) AS s
     CROSS JOIN LATERAL (
-        SELECT *
-        FROM (SELECT generate_subscripts(u.logits, 1) - 1 AS token, unnest(u.logits) AS logit) AS l
-        WHERE l.logit > '-Infinity'
+        SELECT l.token, l.logit
+        FROM gpt2._possible(NULL, u.logits) AS l
         ORDER BY l.logit DESC, l.token
         LIMIT top_k
     ) AS k;
@@ -59,43 +69,97 @@ COMMENT ON FUNCTION gpt2._likeliest(vector, gpt2.model, int) IS
     'the top_k most likely tokens after a position; probabilities are of the whole vocabulary';
 
 
-CREATE TYPE gpt2._sampling AS (temperature float8, top_k int, seed bigint);
-COMMENT ON TYPE gpt2._sampling IS 'how the next token is chosen';
+CREATE FUNCTION gpt2._draw(ids int[], logits float8[], temperature float8, u float8)
+RETURNS TABLE (token int)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- The token in whose share of [0, 1), likeliest first, u falls. Only what can be it is sorted:
+    -- tokens less likely than (1 - u) / n have less than 1 - u together.
+    SELECT c.token
+    FROM (
+        SELECT w.token, w.share, row_number() OVER likeliest AS rank,
+               sum(w.weight) OVER likeliest AS cumulative
+        FROM (
+            SELECT l.token, l.logit, u * t.total AS share,
+                   exp(greatest((l.logit - t.largest) / temperature, -700)) AS weight
+            FROM (
+                SELECT t.largest, t.total,
+                       t.largest + temperature
+                           * ln(0.999 * (1 - u) * t.total / cardinality(_draw.logits)) AS least
+                FROM gpt2._total(_draw.logits, temperature) AS t
+                OFFSET 0
+            ) AS t
+            CROSS JOIN LATERAL gpt2._possible(_draw.ids, _draw.logits) AS l
+            WHERE l.logit >= t.least
+            OFFSET 0
+        ) AS w
+        WINDOW likeliest AS (ORDER BY w.logit DESC, w.token ROWS UNBOUNDED PRECEDING)
+    ) AS c
+    -- where rounding leaves no such token, the last
+    ORDER BY c.cumulative <= c.share,
+             CASE WHEN c.cumulative <= c.share THEN -c.rank ELSE c.rank END
+    LIMIT 1;
+END;
+COMMENT ON FUNCTION gpt2._draw(int[], float8[], float8, float8) IS
+    'the token that a number in [0, 1) stands for';
 
 
-CREATE FUNCTION gpt2._sampling(
-    m gpt2.model, temperature float8 DEFAULT 0, top_k int DEFAULT NULL, seed bigint DEFAULT NULL
-) RETURNS gpt2._sampling
-LANGUAGE sql STABLE PARALLEL SAFE
-RETURN ROW(temperature, top_k, seed)::gpt2._sampling;
-COMMENT ON FUNCTION gpt2._sampling(gpt2.model, float8, int, bigint) IS 'x';
+CREATE FUNCTION gpt2._choose(
+    logits float8[], tokens int[], n_prompt int, m gpt2.model, o gpt2._sampling, among int[]
+) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE
+        WHEN (o).temperature = 0 THEN (
+            SELECT coalesce(p.ids[i.i], i.i - 1)
+            FROM (SELECT array_position(p.logits, x.largest) AS i
+                  FROM (SELECT max(l.logit) AS largest
+                        FROM (SELECT unnest(p.logits) AS logit) AS l) AS x
+                  WHERE x.largest > '-Infinity'
+                  OFFSET 0) AS i)
+        ELSE (
+            SELECT d.token
+            FROM gpt2._filter(p.ids, p.logits, o) AS f
+            CROSS JOIN (SELECT gpt2._uniform((o).seed, cardinality(tokens)) OFFSET 0) AS u (u)
+            CROSS JOIN LATERAL gpt2._draw(f.ids, f.logits, (o).temperature, u.u) AS d)
+        END
+    FROM gpt2._process(_choose.logits, tokens, n_prompt, m, o, among) AS p;
+END;
+COMMENT ON FUNCTION gpt2._choose(
+    float8[], int[], int, gpt2.model, gpt2._sampling, int[]
+) IS 'the token that is chosen by its logits; NULL where none is possible';
+
+
+CREATE FUNCTION gpt2._log_probability(token int, logits float8[])
+RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT logits[token + 1] - t.largest - ln(t.total)
+    FROM gpt2._total(logits, 1) AS t;
+END;
+COMMENT ON FUNCTION gpt2._log_probability(int, float8[]) IS 'log softmax of the logits at a token';
 
 
 CREATE FUNCTION gpt2._sample(
-    y vector, m gpt2.model, o gpt2._sampling, tokens int[], n_prompt int, "only" int[]
+    y vector, m gpt2.model, o gpt2._sampling, tokens int[], n_prompt int, among int[]
 ) RETURNS TABLE (token int, logprob float8)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    -- greedy: the first of the largest logits; no need of a distribution
-    SELECT array_position(
-               u.logits, (SELECT max(l.logit) FROM (SELECT unnest(u.logits) AS logit) AS l)) - 1,
-           NULL::float8
-    FROM gpt2._unembed(y, m) AS u
-    WHERE (o).temperature = 0
-    UNION ALL
-    -- else the token in whose share of [0, 1) the seed's number falls
-    (SELECT c.token, NULL
-     FROM (
-         SELECT d.rank, d.token, sum(d.probability) OVER (ORDER BY d.rank) AS cumulative
-         FROM gpt2._distribution(y, m, (o).temperature, (o).top_k) AS d
-     ) AS c
-     WHERE (o).temperature > 0
-     ORDER BY c.cumulative <= gpt2._uniform((o).seed, cardinality(tokens)),
-              CASE WHEN c.cumulative <= gpt2._uniform((o).seed, cardinality(tokens))
-                   THEN -c.rank ELSE c.rank END
-     LIMIT 1);
+    -- Greedy, and o NULL is that too: the first of the largest logits, with no need of the rest,
+    -- which is planned where it is used.
+    SELECT c.token,
+           CASE WHEN (o).logprobs THEN gpt2._log_probability(c.token, c.logits) END
+    FROM (
+        SELECT u.logits,
+               CASE WHEN coalesce((o).plain AND (o).temperature = 0, true) AND among IS NULL
+                    THEN array_position(u.logits, (
+                             SELECT max(l.logit) FROM (SELECT unnest(u.logits) AS logit) AS l)) - 1
+                    ELSE gpt2._choose(u.logits, tokens, n_prompt, m, o, among) END AS token
+        FROM gpt2._unembed(y, m) AS u
+        OFFSET 0
+    ) AS c
+    WHERE c.token IS NOT NULL;
 END;
-COMMENT ON FUNCTION gpt2._sample(
-    vector, gpt2.model, gpt2._sampling, int[], int, int[]
-) IS
-    'the token that follows a position: the likeliest, or drawn with the number n of a seed';
+COMMENT ON FUNCTION gpt2._sample(vector, gpt2.model, gpt2._sampling, int[], int, int[]) IS
+    'the token that follows a text, y at its end: the likeliest, or drawn; and its logarithm of '
+    'probability; no row where no token is possible';

@@ -155,6 +155,8 @@ BEGIN
         format('They store only what differs from it: %s.', variants),
         format('Drop them first: SELECT gpt2_drop_model(name) FROM gpt2_models() WHERE base = %L;',
                name));
+    -- Its rows need not tell a model that is gone that it changed (edition.sql).
+    PERFORM set_config('gpt2.dropped', deleted.model::text, true);
     DELETE FROM gpt2.token_page WHERE model = deleted.model;
     DELETE FROM gpt2.wpe_row WHERE model = deleted.model;
     DELETE FROM gpt2.layer_norm_row WHERE model = deleted.model;

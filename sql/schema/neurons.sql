@@ -136,6 +136,7 @@ BEGIN
         'the bias does not fit gpt2.linear', 'It is NULL.', 'UPDATE gpt2.linear SET bias = 0 ...');
     PERFORM gpt2._check_width('gpt2.linear', 'weight', old.weight, new.weight);
     IF gpt2._differ(old.weight, new.weight) THEN
+        PERFORM gpt2._begin_edit(old.model);
         INSERT INTO gpt2.linear_page (model, block, layer, slice, page, weight, half)
         SELECT m.model, p.block, p.layer, p.slice, p.page, p.weight, p.half
         FROM gpt2.model AS m JOIN gpt2.linear_page AS p ON p.model = m.base
@@ -153,6 +154,7 @@ BEGIN
         PERFORM gpt2._assert(old.slice = 0, 'feature_not_supported',
             'only the first slice of a neuron has a bias', format('This is slice %s.', old.slice),
             'UPDATE gpt2.linear SET bias = ... WHERE slice = 0 ...');
+        PERFORM gpt2._begin_edit(old.model);
         INSERT INTO gpt2.bias_row (model, block, layer, bias)
         SELECT m.model, b.block, b.layer, b.bias
         FROM gpt2.model AS m JOIN gpt2.bias_row AS b ON b.model = m.base
@@ -184,6 +186,7 @@ BEGIN
     PERFORM gpt2._check_key('gpt2.' || matrix, (new.model, new.token) = (old.model, old.token));
     PERFORM gpt2._check_width('gpt2.' || matrix, 'weight', old.weight, new.weight);
     IF gpt2._differ(old.weight, new.weight) THEN
+        PERFORM gpt2._begin_edit(old.model);
         INSERT INTO gpt2.token_page (model, layer, page, weight, half)
         SELECT m.model, p.layer, p.page, p.weight, p.half
         FROM gpt2.model AS m JOIN gpt2.token_page AS p ON p.model = m.base
@@ -217,6 +220,7 @@ BEGIN
         (new.model, new.block, new.layer) = (old.model, old.block, old.layer));
     PERFORM gpt2._check_width('gpt2.bias', 'bias', old.bias, new.bias);
     IF gpt2._differ(old.bias, new.bias) THEN
+        PERFORM gpt2._begin_edit(old.model);
         INSERT INTO gpt2.bias_row (model, block, layer, bias)
         VALUES (new.model, new.block, new.layer, new.bias)
         ON CONFLICT (model, block, layer) DO UPDATE SET bias = excluded.bias;
@@ -240,6 +244,7 @@ BEGIN
         (new.model, new."position") = (old.model, old."position"));
     PERFORM gpt2._check_width('gpt2.wpe', 'weight', old.weight, new.weight);
     IF gpt2._differ(old.weight, new.weight) THEN
+        PERFORM gpt2._begin_edit(old.model);
         INSERT INTO gpt2.wpe_row (model, "position", weight)
         VALUES (new.model, new."position", new.weight)
         ON CONFLICT (model, "position") DO UPDATE SET weight = excluded.weight;
@@ -264,6 +269,7 @@ BEGIN
     PERFORM gpt2._check_width('gpt2.layer_norm', 'weight', old.weight, new.weight);
     PERFORM gpt2._check_width('gpt2.layer_norm', 'bias', old.bias, new.bias);
     IF gpt2._differ(old.weight, new.weight) OR gpt2._differ(old.bias, new.bias) THEN
+        PERFORM gpt2._begin_edit(old.model);
         INSERT INTO gpt2.layer_norm_row (model, block, layer, weight, bias)
         VALUES (new.model, new.block, new.layer, new.weight, new.bias)
         ON CONFLICT (model, block, layer)
@@ -276,5 +282,15 @@ COMMENT ON FUNCTION gpt2._update_layer_norm() IS 'updates a layer norm';
 
 CREATE TRIGGER update_layer_norm INSTEAD OF UPDATE ON gpt2.layer_norm
     FOR EACH ROW EXECUTE FUNCTION gpt2._update_layer_norm();
+
+
+-- A statement is one edit, however many rows it updates (edition.sql).
+
+CREATE TRIGGER view_edited AFTER UPDATE ON gpt2.linear EXECUTE FUNCTION gpt2._end_edit();
+CREATE TRIGGER view_edited AFTER UPDATE ON gpt2.wte EXECUTE FUNCTION gpt2._end_edit();
+CREATE TRIGGER view_edited AFTER UPDATE ON gpt2.lm_head EXECUTE FUNCTION gpt2._end_edit();
+CREATE TRIGGER view_edited AFTER UPDATE ON gpt2.bias EXECUTE FUNCTION gpt2._end_edit();
+CREATE TRIGGER view_edited AFTER UPDATE ON gpt2.wpe EXECUTE FUNCTION gpt2._end_edit();
+CREATE TRIGGER view_edited AFTER UPDATE ON gpt2.layer_norm EXECUTE FUNCTION gpt2._end_edit();
 
 GRANT SELECT ON ALL TABLES IN SCHEMA gpt2 TO PUBLIC;

@@ -4,6 +4,35 @@
 -- PostgreSQL's text cannot hold.
 
 
+-- The bytes are characters here: a regular expression reads text, and LATIN1 has one for each.
+CREATE FUNCTION gpt2._utf8_character()
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '[\u0001-\u007F]'
+       '|[\u00C2-\u00DF][\u0080-\u00BF]'
+       '|\u00E0[\u00A0-\u00BF][\u0080-\u00BF]'
+       '|[\u00E1-\u00EC\u00EE\u00EF][\u0080-\u00BF]{2}'
+       '|\u00ED[\u0080-\u009F][\u0080-\u00BF]'
+       '|\u00F0[\u0090-\u00BF][\u0080-\u00BF]{2}'
+       '|[\u00F1-\u00F3][\u0080-\u00BF]{3}'
+       '|\u00F4[\u0080-\u008F][\u0080-\u00BF]{2}';
+COMMENT ON FUNCTION gpt2._utf8_character() IS
+    'regular expression for the bytes of a character but NUL, read as LATIN1';
+
+
+CREATE FUNCTION gpt2._utf8_part()
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '\u00E0[\u00A0-\u00BF]'
+       '|[\u00E1-\u00EC\u00EE\u00EF][\u0080-\u00BF]'
+       '|\u00ED[\u0080-\u009F]'
+       '|\u00F0[\u0090-\u00BF][\u0080-\u00BF]?'
+       '|[\u00F1-\u00F3][\u0080-\u00BF]{1,2}'
+       '|\u00F4[\u0080-\u008F][\u0080-\u00BF]?';
+COMMENT ON FUNCTION gpt2._utf8_part() IS
+    'regular expression for two or three bytes of a character that is cut short, read as LATIN1';
+
+
 CREATE FUNCTION gpt2._utf8(bytes bytea)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -22,21 +51,9 @@ BEGIN ATOMIC
     ), part AS (
         SELECT p.n, p.match[1] AS well_formed
         FROM latin1, regexp_matches(latin1.bytes,
-            '((?:[\u0001-\u007F]'
-            '|[\u00C2-\u00DF][\u0080-\u00BF]'
-            '|\u00E0[\u00A0-\u00BF][\u0080-\u00BF]'
-            '|[\u00E1-\u00EC\u00EE\u00EF][\u0080-\u00BF]{2}'
-            '|\u00ED[\u0080-\u009F][\u0080-\u00BF]'
-            '|\u00F0[\u0090-\u00BF][\u0080-\u00BF]{2}'
-            '|[\u00F1-\u00F3][\u0080-\u00BF]{3}'
-            '|\u00F4[\u0080-\u008F][\u0080-\u00BF]{2})+)'
+            '((?:' || gpt2._utf8_character() || ')+)'
             -- else a character cut short, or a byte that begins none
-            '|\u00E0[\u00A0-\u00BF]'
-            '|[\u00E1-\u00EC\u00EE\u00EF][\u0080-\u00BF]'
-            '|\u00ED[\u0080-\u009F]'
-            '|\u00F0[\u0090-\u00BF][\u0080-\u00BF]?'
-            '|[\u00F1-\u00F3][\u0080-\u00BF]{1,2}'
-            '|\u00F4[\u0080-\u008F][\u0080-\u00BF]?'
+            '|' || gpt2._utf8_part() ||
             '|[\u0080-\u00FF]', 'g') WITH ORDINALITY AS p (match, n)
     )
     SELECT coalesce(

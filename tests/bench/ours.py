@@ -86,6 +86,25 @@ class Ours:
                 CROSS JOIN LATERAL gpt2._forward(%(tokens)s::int[], i.m, i.wanted) AS a""",
             tokens=tokens, hooks=hooks))
 
+    def keep_prefix(self, prompt: str) -> None:
+        """Keeps gpt2_prefix of a prompt, for first_token()."""
+        self.conn.execute("DROP TABLE IF EXISTS stored")
+        self.conn.execute("CREATE TEMP TABLE stored (prefix gpt2.prefix)")
+        self.conn.execute("INSERT INTO stored SELECT gpt2_prefix(%s, %s)", [prompt, self.model])
+
+    def first_token(self, prompt: str, stored: bool) -> float:
+        """Seconds until a prompt's first token, with or without the stored prefix."""
+        prefix = "(SELECT prefix FROM stored)" if stored else "NULL"
+        return seconds(lambda: self.value(
+            f"SELECT gpt2_generate(%(prompt)s, 1, model => %(model)s, prefix => {prefix})",
+            prompt=prompt))
+
+    def public_token(self, function: str, prompt: str) -> float:
+        """Seconds a token that gpt2_generate or gpt2_stream makes: SPAN more of them, divided."""
+        query = f"SELECT count(*) FROM {function}(%(prompt)s, %(n)s, model => %(model)s)"
+        times = [seconds(lambda n=n: self.value(query, prompt=prompt, n=n)) for n in (1, 1 + SPAN)]
+        return (times[1] - times[0]) / SPAN
+
     def keep_activation(self, tokens: list[int]) -> None:
         """Keeps the last activation of a short prompt, for logits()."""
         self.conn.execute(

@@ -1,0 +1,22 @@
+-- The prompt cache as a value: the beginning that many prompts share is read once.
+
+
+CREATE FUNCTION gpt2_prefix(prompt text, model text DEFAULT NULL)
+RETURNS gpt2.prefix
+LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
+SET jit = off
+SET enable_bitmapscan = off
+SET enable_seqscan = off
+SET enable_memoize = off
+SET work_mem = '1GB'
+BEGIN ATOMIC
+    SELECT ROW((i.m).model, gpt2._edition(i.m), i.tokens, (c.context).n_past, (c.context).past,
+               (c.context).recent, (c.context).y)::gpt2.prefix
+    FROM gpt2._input(prompt, gpt2_prefix.model) AS i
+    CROSS JOIN LATERAL (
+        SELECT gpt2._run(gpt2._start(i.tokens, i.m), i.m, cardinality(i.tokens)) AS context
+        OFFSET 0
+    ) AS c;
+END;
+COMMENT ON FUNCTION gpt2_prefix(text, text) IS
+    'the beginning of prompts, read once: to be stored, and given to functions as their prefix';

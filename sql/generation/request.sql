@@ -1,0 +1,68 @@
+-- What is asked of gpt2_generate, gpt2_stream and gpt2_complete: their arguments, checked and made
+-- into what the functions below them take.
+
+
+CREATE FUNCTION gpt2._random_seed()
+RETURNS bigint
+LANGUAGE sql VOLATILE PARALLEL SAFE
+-- random() is not allowed in a parallel worker; the first 48 bits of a UUID are random too
+RETURN ('x' || left(translate(gen_random_uuid()::text, '-', ''), 12))::bit(48)::bigint;
+COMMENT ON FUNCTION gpt2._random_seed() IS 'a fresh seed';
+
+
+CREATE FUNCTION gpt2._request(
+    prompt text, max_tokens int, temperature float8, top_k int, seed bigint, model text,
+    steer gpt2.steering[], patch gpt2.activation[], top_p float8, min_p float8, typical_p float8,
+    repetition_penalty float8, frequency_penalty float8, presence_penalty float8,
+    no_repeat_ngram_size int, stop text[], logit_bias jsonb, min_tokens int, ignore_eos boolean,
+    choices text[], pattern text, allowed_tokens int[], banned_tokens int[], prefix gpt2.prefix,
+    logprobs boolean
+) RETURNS TABLE (
+    m gpt2.model, start gpt2._context, n_prompt int, n_stop int, cut_short boolean,
+    o gpt2._sampling, bounds gpt2._bounds, steer gpt2.steering[]
+)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT i.m, gpt2._start(i.tokens, i.m, i.steer, i.patch, prefix), i.n_prompt,
+           least(i.n_prompt + max_tokens::bigint, (i.m).n_ctx)::int,
+           i.n_prompt + max_tokens::bigint > (i.m).n_ctx,
+           gpt2._sampling(i.m, temperature, top_k, top_p, min_p, typical_p, repetition_penalty,
+                          frequency_penalty, presence_penalty, no_repeat_ngram_size, logit_bias,
+                          min_tokens, ignore_eos, allowed_tokens, banned_tokens, seed, logprobs),
+           CASE WHEN num_nonnulls(stop, choices, pattern) > 0
+                THEN gpt2._bounds(stop, choices, pattern, i.m) END,
+           i.steer
+    FROM (
+        SELECT i.*, cardinality(i.tokens) AS n_prompt
+        FROM gpt2._input(prompt, _request.model, _request.steer, _request.patch) AS i
+        WHERE gpt2._assert(max_tokens >= 0, 'invalid_parameter_value',
+            'max_tokens must be 0 or more',
+            format('It is %s.', coalesce(max_tokens::text, 'NULL')),
+            'Use 0 to add nothing, or leave it out for 32.')
+        OFFSET 0
+    ) AS i;
+END;
+COMMENT ON FUNCTION gpt2._request(
+    text, int, float8, int, bigint, text, gpt2.steering[], gpt2.activation[], float8, float8,
+    float8, float8, float8, float8, int, text[], jsonb, int, boolean, text[], text, int[], int[],
+    gpt2.prefix, boolean
+) IS 'the arguments of a generation, checked; n_stop is the length at which it ends at the latest';
+
+
+CREATE FUNCTION gpt2._finish_reason(
+    context gpt2._context, cut_short boolean, bounds gpt2._bounds
+) RETURNS TABLE (finish_reason text)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- where there was no room for a token, none was asked for: the completion is empty
+    SELECT CASE WHEN f.reason = 'length' AND cut_short THEN 'context' ELSE f.reason END
+    FROM (
+        SELECT (context).finish_reason AS reason WHERE (context).finish_reason IS NOT NULL
+    UNION ALL
+        SELECT CASE WHEN coalesce((gpt2._state('', bounds)).complete, true) THEN 'length'
+                    ELSE 'constraint' END
+        WHERE (context).finish_reason IS NULL
+    ) AS f;
+END;
+COMMENT ON FUNCTION gpt2._finish_reason(gpt2._context, boolean, gpt2._bounds) IS
+    'why a completion ended: stop, length, eos, context or constraint';

@@ -1,0 +1,149 @@
+-- Generation as a stream: a row a token, handed over before the next is computed.
+--
+-- A window function keeps one state and gives a row at a time. A function in FROM hands nothing over
+-- before it has ended, unless its query becomes part of the caller's: so gpt2_stream sets nothing,
+-- and asks gpt2._stream for rows in a SELECT list, where they are fetched one by one.
+
+
+CREATE TYPE gpt2._progress AS (
+    steps int,
+    token int,  -- the one of this step; NULL where the completion ended without
+    logprob float8,
+    bytes bytea,
+    finish_reason text
+);
+COMMENT ON TYPE gpt2._progress IS 'what a step of generation did';
+
+
+CREATE FUNCTION gpt2._progress(context gpt2._context)
+RETURNS gpt2._progress
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ROW(
+    (context).steps,
+    CASE WHEN cardinality((context).logprobs) = (context).steps
+         THEN (context).tokens[cardinality((context).tokens)] END,
+    CASE WHEN cardinality((context).logprobs) = (context).steps
+         THEN (context).logprobs[(context).steps] END,
+    (context).bytes, (context).finish_reason)::gpt2._progress;
+COMMENT ON FUNCTION gpt2._progress(gpt2._context) IS 'the last step of a context';
+
+
+CREATE AGGREGATE gpt2._advance_each(
+    start gpt2._context, m gpt2.model, n_stop int, burst int, o gpt2._sampling,
+    bounds gpt2._bounds, steer gpt2.steering[]
+) (
+    SFUNC = gpt2._advance, STYPE = gpt2._context, FINALFUNC = gpt2._progress, PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE gpt2._advance_each(
+    gpt2._context, gpt2.model, int, int, gpt2._sampling, gpt2._bounds, gpt2.steering[]
+) IS 'what the last of as many steps did as there are rows';
+
+
+CREATE FUNCTION gpt2._stream(
+    prompt text, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0, top_k int DEFAULT NULL,
+    seed bigint DEFAULT NULL, echo boolean DEFAULT false, model text DEFAULT NULL,
+    steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL,
+    top_p float8 DEFAULT NULL, min_p float8 DEFAULT NULL, typical_p float8 DEFAULT NULL,
+    repetition_penalty float8 DEFAULT NULL, frequency_penalty float8 DEFAULT NULL,
+    presence_penalty float8 DEFAULT NULL, no_repeat_ngram_size int DEFAULT NULL,
+    stop text[] DEFAULT NULL, logit_bias jsonb DEFAULT NULL, min_tokens int DEFAULT 0,
+    ignore_eos boolean DEFAULT false, choices text[] DEFAULT NULL, pattern text DEFAULT NULL,
+    allowed_tokens int[] DEFAULT NULL, banned_tokens int[] DEFAULT NULL,
+    prefix gpt2.prefix DEFAULT NULL
+) RETURNS TABLE (
+    step int, token int, piece text, text text, logprob float8, finish_reason text
+)
+LANGUAGE sql VOLATILE PARALLEL SAFE ROWS 32
+SET jit = off
+SET enable_bitmapscan = off
+SET enable_seqscan = off
+SET enable_memoize = off
+SET work_mem = '1GB'
+BEGIN ATOMIC
+    WITH request AS MATERIALIZED (
+        SELECT r.*
+        FROM (SELECT coalesce(_stream.seed, gpt2._random_seed()) AS seed OFFSET 0) AS s
+        CROSS JOIN LATERAL gpt2._request(
+            prompt, max_tokens, temperature, top_k, s.seed, _stream.model,
+            _stream.steer, _stream.patch, top_p, min_p, typical_p, repetition_penalty,
+            frequency_penalty, presence_penalty, no_repeat_ngram_size, stop, logit_bias,
+            min_tokens, ignore_eos, choices, pattern, allowed_tokens, banned_tokens, prefix,
+            true) AS r
+    ), read AS MATERIALIZED (
+        SELECT gpt2._run(r.start, r.m, r.n_prompt, steer => r.steer) AS context
+        FROM request AS r
+        WHERE r.n_stop > r.n_prompt
+    ), step AS (
+        -- subqueries, not columns of a join: a window function keeps copies of the rows it is given
+        SELECT i AS n,
+               gpt2._advance_each(
+                   (SELECT context FROM read), (SELECT r.m FROM request AS r),
+                   (SELECT r.n_stop FROM request AS r), 1, (SELECT r.o FROM request AS r),
+                   (SELECT r.bounds FROM request AS r), (SELECT r.steer FROM request AS r)
+               ) OVER (ROWS UNBOUNDED PRECEDING) AS p
+        FROM generate_series(1, (SELECT r.n_stop - r.n_prompt FROM request AS r)) AS i
+    )
+    SELECT s.n, (s.p).token, t.piece,
+           CASE WHEN echo THEN prompt ELSE '' END
+           || CASE WHEN f.finish_reason IS NULL
+                   THEN gpt2._utf8(gpt2._settled((s.p).bytes, (r.bounds).stop))
+                   ELSE gpt2._completion((s.p).bytes, (r.bounds).stop, f.finish_reason) END,
+           (s.p).logprob, f.finish_reason
+    FROM step AS s
+    CROSS JOIN request AS r
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN (s.p).finish_reason = 'length' AND r.cut_short THEN 'context'
+                    ELSE (s.p).finish_reason END AS finish_reason
+    ) AS f
+    LEFT JOIN LATERAL gpt2._pieces(ARRAY[(s.p).token], r.m) AS t ON true
+    WHERE (s.p).steps = s.n
+UNION ALL
+    -- no room for a token
+    SELECT 0, NULL, NULL,
+           CASE WHEN echo THEN prompt ELSE '' END
+           || gpt2._completion('', (r.bounds).stop, f.finish_reason),
+           NULL, f.finish_reason
+    FROM request AS r
+    CROSS JOIN LATERAL gpt2._finish_reason(NULL, r.cut_short, r.bounds) AS f
+    WHERE r.n_stop = r.n_prompt;
+END;
+COMMENT ON FUNCTION gpt2._stream(
+    text, int, float8, int, bigint, boolean, text, gpt2.steering[], gpt2.activation[], float8,
+    float8, float8, float8, float8, float8, int, text[], jsonb, int, boolean, text[], text, int[],
+    int[], gpt2.prefix
+) IS 'a completion, a row a token';
+
+
+CREATE FUNCTION gpt2_stream(
+    prompt text, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0, top_k int DEFAULT NULL,
+    seed bigint DEFAULT NULL, echo boolean DEFAULT false, model text DEFAULT NULL,
+    steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL,
+    top_p float8 DEFAULT NULL, min_p float8 DEFAULT NULL, typical_p float8 DEFAULT NULL,
+    repetition_penalty float8 DEFAULT NULL, frequency_penalty float8 DEFAULT NULL,
+    presence_penalty float8 DEFAULT NULL, no_repeat_ngram_size int DEFAULT NULL,
+    stop text[] DEFAULT NULL, logit_bias jsonb DEFAULT NULL, min_tokens int DEFAULT 0,
+    ignore_eos boolean DEFAULT false, choices text[] DEFAULT NULL, pattern text DEFAULT NULL,
+    allowed_tokens int[] DEFAULT NULL, banned_tokens int[] DEFAULT NULL,
+    prefix gpt2.prefix DEFAULT NULL
+) RETURNS TABLE (
+    step int, token int, piece text, text text, logprob float8, finish_reason text
+)
+-- STABLE, or it would not become part of the query; without a seed it is not
+LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 32
+BEGIN ATOMIC
+    SELECT (s.row).step, (s.row).token, (s.row).piece, (s.row).text, (s.row).logprob,
+           (s.row).finish_reason
+    FROM (SELECT gpt2._stream(
+        prompt, max_tokens, temperature, top_k, seed, echo, model, steer, patch, top_p, min_p,
+        typical_p, repetition_penalty, frequency_penalty, presence_penalty, no_repeat_ngram_size,
+        stop, logit_bias, min_tokens, ignore_eos, choices, pattern, allowed_tokens,
+        banned_tokens, prefix
+    ) AS "row") AS s;
+END;
+COMMENT ON FUNCTION gpt2_stream(
+    text, int, float8, int, bigint, boolean, text, gpt2.steering[], gpt2.activation[], float8,
+    float8, float8, float8, float8, float8, int, text[], jsonb, int, boolean, text[], text, int[],
+    int[], gpt2.prefix
+) IS
+    'a completion, a row a token, each handed over as it is made: the text so far, and in the last '
+    'row why it ended';
