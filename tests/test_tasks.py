@@ -174,7 +174,7 @@ def test_choices_of_words(demo_dsn, choices, prompt):
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 33])
 def test_choices_at_the_end_of_a_chunk(demo, n):
-    """The prompt ends anywhere in a chunk of positions; choices of up to 20 tokens cross its end."""
+    """The prompt ends anywhere in a chunk of positions; choices of 16 and 20 cross its end."""
     prompt = text_of_length(demo, n)
     choices = [text_of_length(demo, k, seed=k) for k in (1, 2, 16, 20)]
     for choice, logprob, *_ in rows(demo, "SELECT * FROM gpt2_choose(%s, %s)", prompt, choices):
@@ -418,6 +418,21 @@ def test_parallel_scan(tx, query):  # noqa: F811
     assert "gpt2_" in str(gather["Plans"][0])
 
 
+def test_nearest_rows_by_an_index(tx):  # noqa: F811
+    """As in docs/tasks.md: the index gives the order, and the question is read once."""
+    tx.execute("CREATE TABLE page (id int PRIMARY KEY, body text, embedding vector(128))")
+    tx.execute("""INSERT INTO page SELECT n, w || ' is a word', gpt2_embed(w || ' is a word')
+                  FROM unnest(%s::text[]) WITH ORDINALITY AS u (w, n)""", (WORDS,))
+    query = """SELECT id FROM page
+               ORDER BY embedding <=> (SELECT gpt2_embed('a table is a word')) LIMIT 3"""
+    expected = rows(tx, query)
+    tx.execute("CREATE INDEX page_hnsw ON page USING hnsw (embedding vector_cosine_ops)")
+    tx.execute("SET LOCAL enable_seqscan = off")
+    assert "page_hnsw" in str(one(tx, f"EXPLAIN (FORMAT JSON) {query}"))
+    assert rows(tx, query) == expected
+    assert count_calls(tx, query)["gpt2_embed"] == 1
+
+
 @pytest.mark.parametrize("query", QUERIES)
 def test_batch(tx, query):  # noqa: F811
     """Rows do not influence each other."""
@@ -491,8 +506,8 @@ def test_longest_that_fits(demo):
 
 @pytest.mark.parametrize("call", [f"gpt2_choose({HALF}, '{{a,b,\"\"}}')",
                                   f"gpt2_choose({HALF}, ARRAY['a', {HALF}])",
-                                  f"gpt2_embed({HALF}, 'absent')", f"gpt2_embed({HALF}, block => 6)",
-                                  f"gpt2_perplexity({HALF}, 0)"])
+                                  f"gpt2_embed({HALF}, 'absent')",
+                                  f"gpt2_embed({HALF}, block => 6)", f"gpt2_perplexity({HALF}, 0)"])
 def test_bad_input_comes_before_the_work(tx, call):  # noqa: F811
     """Also where only the last choice is bad: no weight is read."""
     def read():

@@ -1,6 +1,6 @@
--- Which of some texts best continues a prompt: log P(choice | prompt), the sum over its tokens. So a
--- language model classifies without an example: Radford et al. 2019, section 3; Brown et al. 2020
--- (arXiv:2005.14165), section 2.4.
+-- Which of some texts best continues a prompt: log P(choice | prompt), the sum over its tokens. So
+-- a language model classifies without having been trained to.
+-- Source: Radford et al. 2019, section 3; Brown et al. 2020 (arXiv:2005.14165), section 2.4.
 
 
 CREATE FUNCTION gpt2._continue(context gpt2._context, tokens int[])

@@ -1,9 +1,9 @@
 """Writes tests/oracle/tasks.npz: what transformers makes of texts with each of the checkpoints and
 with the bundled model.
 
-Usage: build/venv/bin/python tests/oracle/make_task_fixtures.py   (needs the dependency group `oracle`)
+Usage: build/venv/bin/python tests/oracle/make_task_fixtures.py   (needs the group `oracle`)
 
-<model>/text, tokens                     a text, of the first n_vocab - 1 tokens of GPT-2's vocabulary
+<model>/text, tokens                     a text, in the first n_vocab - 1 tokens of GPT-2's
 <model>/logprobs, entropies, loss        of all its tokens but the first; entropies in nats
 <model>/ranks                            [n_seq - 1, 2]: least and largest, as near logits may swap
 <model>/embedded/<pooling>/<block>       hidden states, pooled; block "last": after ln_f
@@ -108,7 +108,8 @@ def fixtures(model: GPT2LMHeadModel, text: str, strides: list[int]) -> dict[str,
                 if len(encode(prompt)) + len(encode(choice)) <= n_ctx else np.nan
                 for choice in CHOICES] for prompt in PROMPTS]
     return {"text": np.array(text), "tokens": np.array(tokens), **score(model, tokens),
-            **embedded(model, tokens), "long/text": np.array(long), "long/strides": np.array(strides),
+            **embedded(model, tokens), "long/text": np.array(long),
+            "long/strides": np.array(strides),
             "long/perplexities": np.array([perplexity(model, encode(long), s) for s in strides]),
             **{f"choices/{n}": np.array(values) for n, values in enumerate(choices)}}
 
