@@ -427,7 +427,10 @@ def test_planner_settings(demo, settings):
     "::gpt2.steering])",
     "SELECT * FROM gpt2_attention('The x', 2, 1)", "SELECT * FROM gpt2_head_summary('The x')",
     "SELECT * FROM gpt2_logit_lens('The x')", "SELECT * FROM gpt2_neurons('The x', 1)",
-    "SELECT * FROM gpt2_direct_logit_attribution('The x')"])
+    "SELECT * FROM gpt2_direct_logit_attribution('The x')", "SELECT * FROM gpt2_score('The x')",
+    "SELECT gpt2_perplexity('The x')", "SELECT * FROM gpt2_choose('The', '{x,\" x y\"}')",
+    "SELECT gpt2_classify('The', '{x,y}')", "SELECT gpt2_embed('The x', 'max')::text",
+    "SELECT gpt2_similarity('The x', 'x')"])
 class TestAnywhere:
     def test_read_only(self, demo, query):
         expected = demo.execute(query).fetchall()

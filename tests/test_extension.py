@@ -43,7 +43,8 @@ READERS = {
     "gpt2_hooks", "gpt2_trace", "gpt2_attention", "gpt2_head_summary", "gpt2_logit_lens",
     "gpt2_direct_logit_attribution", "gpt2_neurons", "gpt2_attention_svg", "gpt2_heads_svg",
     "gpt2_lens_svg", "gpt2_surprisal_svg", "gpt2_report", "gpt2_attention_text",
-    "gpt2_surprisal_text",
+    "gpt2_surprisal_text", "gpt2_score", "gpt2_perplexity", "gpt2_choose", "gpt2_classify",
+    "gpt2_embed", "gpt2_similarity",
     "gpt2_model_diff"}
 WRITERS = {"gpt2_default_model", "gpt2_drop_model", "gpt2_create_variant", "gpt2_average"}
 INTERNAL_WRITERS = {
@@ -166,6 +167,10 @@ def test_other_schema(new_database):
             for query in (f"SELECT * FROM {call}next_token('x')",
                           f"SELECT * FROM {call}tokens('x')",
                           f"SELECT * FROM {call}bpe('hello')",
+                          f"SELECT * FROM {call}score('a b')",
+                          f"SELECT {call}perplexity('a b')",
+                          f"SELECT {call}classify('a b', '{{a,b}}')",
+                          f"SELECT {call}similarity('a b', 'a')",
                           f"SELECT {call}forward('{{1,2}}')",
                           f"SELECT {call}block({call}embeddings('{{1,2}}'), 0)",
                           f"SELECT {call}detokenize({call}tokenize('x'))",
@@ -314,6 +319,9 @@ def nobody(demo_dsn) -> Iterator[psycopg.Connection]:
     "SELECT gpt2_forward('{1}')", "SELECT * FROM gpt2_next_token('x')",
     "SELECT gpt2_generate('x', 2, 1)", "SELECT * FROM gpt2_models()",
     "SELECT count(*) FROM gpt2_model_diff('demo', 'demo')",
+    "SELECT * FROM gpt2_score('a b')", "SELECT gpt2_perplexity('a b')",
+    "SELECT * FROM gpt2_choose('x', '{a,b}')", "SELECT gpt2_classify('x', '{a,b}')",
+    "SELECT gpt2_embed('x')", "SELECT gpt2_similarity('x', 'y')",
     *(f"SELECT count(*) FROM gpt2.{view}"
       for view in ("linear", "wte", "lm_head", "bias", "wpe", "layer_norm"))])
 def test_anybody_may_read(nobody, query):

@@ -161,7 +161,8 @@ def test_last_lens_is_the_model(demo):
 def test_surprisal(model):
     prompt = "the table and the index are the same"
     trace, tokens = model.trace(prompt), model.tokens(prompt)
-    rows = model.rows("SELECT * FROM gpt2._surprisal(%s, %s)", prompt, model.name)
+    rows = model.rows("""SELECT "position", token, piece, surprisal_bits
+                         FROM gpt2_score(%s, %s)""", prompt, model.name)
     p = softmax(trace["ln_final.hook_out"].astype(np.float64) @ model.unembedding.T)
     assert [row[:2] for row in rows] == list(enumerate(tokens))
     assert rows[0][3] is None
@@ -256,7 +257,7 @@ def test_neurons(model, prompt):
 
 @pytest.mark.parametrize("call", [
     "gpt2_attention(NULL, 0, 0)", "gpt2_head_summary(NULL)", "gpt2_logit_lens(NULL)",
-    "gpt2_direct_logit_attribution(NULL)", "gpt2_neurons(NULL, 0)", "gpt2._surprisal(NULL, NULL)"])
+    "gpt2_direct_logit_attribution(NULL)", "gpt2_neurons(NULL, 0)"])
 def test_null_prompt(demo, call):
     assert demo.execute(f"SELECT * FROM {call}").fetchall() == []
 

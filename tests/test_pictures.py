@@ -32,6 +32,8 @@ HOSTILE = [
 PICTURES = {
     "attention": "SELECT gpt2_attention_svg(%s, 2, 1)", "heads": "SELECT gpt2_heads_svg(%s)",
     "lens": "SELECT gpt2_lens_svg(%s)", "surprisal": "SELECT gpt2_surprisal_svg(%s)"}
+#: what the pictures of surprisal draw
+SURPRISAL = 'SELECT "position", token, piece, surprisal_bits FROM gpt2_score(%s)'
 PROMPTS = {
     "short": "PostgreSQL is", "sentence": SENTENCE, "long": LONG, "one": "x",
     "mixed": "SELECT 'naïve café' AS \"a<b\";\n-- 🐘 elephants & כלב, 日本語\nCOMMIT;"}
@@ -150,7 +152,7 @@ def test_lens_draws_the_relation(demo):
 
 @pytest.mark.parametrize("prompt", [SENTENCE, "x", PROMPTS["mixed"]])
 def test_surprisal_draws_the_relation(demo, prompt):
-    rows = demo.execute("SELECT * FROM gpt2._surprisal(%s, NULL)", (prompt,)).fetchall()
+    rows = demo.execute(SURPRISAL, (prompt,)).fetchall()
     groups = list(parse(value(demo, PICTURES["surprisal"], prompt)).iter(f"{SVG}g"))
     names = labels(demo, [row[2] for row in rows], 40)
     place = (0.0, 0.0)
@@ -192,7 +194,7 @@ def test_report_has_what_the_relations_say(demo):
         assert float(row[2].removesuffix("%")) == pytest.approx(100 * probability, abs=0.051)
     bits = [item.find("small").text for item in document.iter("li")]
     for said, (_, _, _, number) in zip(
-            bits, demo.execute("SELECT * FROM gpt2._surprisal(%s, NULL)", (SENTENCE,)).fetchall(),
+            bits, demo.execute(SURPRISAL, (SENTENCE,)).fetchall(),
             strict=True):
         assert said == "first" if number is None else abs(float(said) - number) < 0.051
     # the pictures in it are those that the functions draw
@@ -340,7 +342,7 @@ def test_terminal_shows_the_relation(demo):
         assert int(most.split("%")[0]) == pytest.approx(100 * max(weights), abs=0.51)
     for (position, _, bits, bar), (_, _, _, exact) in zip(
             demo.execute("SELECT * FROM gpt2_surprisal_text(%s)", (SENTENCE,)).fetchall(),
-            demo.execute("SELECT * FROM gpt2._surprisal(%s, NULL)", (SENTENCE,)).fetchall(),
+            demo.execute(SURPRISAL, (SENTENCE,)).fetchall(),
             strict=True):
         if position == 0:
             assert bits is None and bar is None

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 EXAMPLES = [
     example for file in ("README.md", "docs/reference.md", "docs/tuning.md", "docs/pictures.md",
-                         "docs/insight.md", "docs/generation.md")
+                         "docs/insight.md", "docs/generation.md", "docs/tasks.md")
     for example in re.findall(r"```sql\n((?:(?!```).)*)```\n```text\n(.*?)```",
                               (ROOT / file).read_text(encoding="utf-8"), flags=re.DOTALL)]
 COMMANDS = re.findall(r"^make (?:-s )?([a-z-]+)", (ROOT / "README.md").read_text(), re.MULTILINE)

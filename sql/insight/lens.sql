@@ -1,5 +1,5 @@
--- The logit lens: what the model would say if it stopped after a block; and how much each token of
--- a text surprises it. Both turn activations into distributions over the vocabulary.
+-- The logit lens: what the model would say if it stopped after a block. It turns activations into
+-- distributions over the vocabulary.
 -- Source: nostalgebraist 2020, interpreting GPT: the logit lens.
 
 
@@ -36,35 +36,3 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION gpt2_logit_lens(text, int, text) IS
     'the likeliest next tokens if the model stopped after a block, for each block and position';
-
-
-CREATE FUNCTION gpt2._surprisal(prompt text, model text)
-RETURNS TABLE ("position" int, token int, piece text, bits float8)
-LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
-BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
-        SELECT i.* FROM gpt2._input(prompt, _surprisal.model) AS i
-    ), surprise AS MATERIALIZED (
-        -- -log2(probability) of the token that follows
-        SELECT y."position" + 1 AS "position",
-               (s.largest + ln(s.total) - u.logits[i.tokens[y."position" + 2] + 1]) / ln(2) AS bits
-        FROM input AS i
-        CROSS JOIN LATERAL
-            gpt2._forward(i.tokens, i.m, '{ln_final.hook_out}') AS y
-        CROSS JOIN LATERAL gpt2._unembed(y.value, i.m) AS u
-        CROSS JOIN LATERAL gpt2._total(u.logits, 1) AS s
-        WHERE y."position" < cardinality(i.tokens) - 1
-    )
-    SELECT p.*, s.bits
-    FROM input AS i
-    CROSS JOIN LATERAL gpt2._pieces(i.tokens, i.m) AS p
-    LEFT JOIN surprise AS s ON s."position" = p."position"
-    ORDER BY p."position";
-END;
-COMMENT ON FUNCTION gpt2._surprisal(text, text) IS
-    'how little each token of a text was expected, in bits; NULL for the first';

@@ -296,7 +296,8 @@ BEGIN ATOMIC
     WITH RECURSIVE token AS MATERIALIZED (
         SELECT s."position", s.bits, gpt2._level(s.bits / 16) AS level, l.label,
                gpt2._svg_width(gpt2._columns(l.label)) + 8 AS width, s.piece ~ '\n' AS ends_line
-        FROM gpt2._surprisal(gpt2_surprisal_svg.text, gpt2_surprisal_svg.model) AS s
+        FROM gpt2_score(gpt2_surprisal_svg.text, gpt2_surprisal_svg.model)
+            AS s ("position", token, piece, logprob, rank, entropy, bits)
         CROSS JOIN LATERAL (SELECT gpt2._label(s.piece, 40) AS label OFFSET 0) AS l
     ), place AS (
         -- as many tokens as fit in a line, from 16 to 784

@@ -78,7 +78,8 @@ BEGIN ATOMIC
                    || coalesce(round(s.bits::numeric, 1)::text, 'first') || '</small></li>',
                    E'\n' ORDER BY s."position") AS items,
                avg(s.bits) AS bits
-        FROM gpt2._surprisal(prompt, gpt2_report.model) AS s
+        FROM gpt2_score(prompt, gpt2_report.model)
+            AS s ("position", token, piece, logprob, rank, entropy, bits)
     ), next AS (
         SELECT string_agg(
                    '<tr><td><code>'

@@ -61,7 +61,8 @@ BEGIN ATOMIC
     -- a character a bit
     SELECT s."position", gpt2._terminal_label(s.piece), round(s.bits::numeric, 1),
            repeat('█', e.eighths / 8) || substr('▏▎▍▌▋▊▉', e.eighths % 8, (e.eighths % 8 > 0)::int)
-    FROM gpt2._surprisal(gpt2_surprisal_text.text, gpt2_surprisal_text.model) AS s
+    FROM gpt2_score(gpt2_surprisal_text.text, gpt2_surprisal_text.model)
+        AS s ("position", token, piece, logprob, rank, entropy, bits)
     CROSS JOIN LATERAL (SELECT round(8 * s.bits)::int AS eighths) AS e
     ORDER BY s."position";
 END;

@@ -10,10 +10,11 @@ from tokenizers.pre_tokenizers import ByteLevel
 MERGES = Path(__file__).parent.parent.parent / "sql/tokenizer/vocab.bpe"
 
 
-def tokenizer() -> ByteLevelBPETokenizer:
-    """The ids follow from the merges: the bytes, then the merges in order, then <|endoftext|>."""
-    lines = MERGES.read_text(encoding="utf-8").splitlines()[1:]
+def tokenizer(n_vocab: int = 50257) -> ByteLevelBPETokenizer:
+    """The ids follow from the merges: the bytes, then the merges in order, then <|endoftext|>. A
+    smaller vocabulary has the first of the merges."""
+    lines = MERGES.read_text(encoding="utf-8").splitlines()[1:n_vocab - 256]
     merges = [tuple(line.split(" ")) for line in lines]
     tokens = sorted(ByteLevel.alphabet()) + ["".join(pair) for pair in merges]
-    vocabulary = {token: i for i, token in enumerate(tokens)} | {"<|endoftext|>": 50256}
+    vocabulary = {token: i for i, token in enumerate(tokens)} | {"<|endoftext|>": n_vocab - 1}
     return ByteLevelBPETokenizer(vocabulary, merges)

@@ -1,0 +1,107 @@
+-- Which of some texts best continues a prompt: log P(choice | prompt), the sum over its tokens. So
+-- a language model classifies without having been trained to.
+-- Source: Radford et al. 2019, section 3; Brown et al. 2020 (arXiv:2005.14165), section 2.4.
+
+
+CREATE FUNCTION gpt2._continue(context gpt2._context, tokens int[])
+RETURNS gpt2._context
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ROW((context).tokens || tokens, (context).n_past, (context).past, (context).recent,
+           (context).y, 0, '', '{}', NULL)::gpt2._context;
+COMMENT ON FUNCTION gpt2._continue(gpt2._context, int[]) IS
+    'a context that was read, with tokens at its end that are still to be read';
+
+
+CREATE FUNCTION gpt2_choose(prompt text, choices text[], model text DEFAULT NULL)
+RETURNS TABLE (choice text, logprob float8, probability float8, rank int)
+LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 10
+SET jit = off
+SET enable_bitmapscan = off
+SET enable_seqscan = off
+SET enable_memoize = off
+SET work_mem = '1GB'
+BEGIN ATOMIC
+    WITH input AS MATERIALIZED (
+        SELECT i.m, i.tokens, cardinality(i.tokens) AS n
+        FROM gpt2._input(prompt, gpt2_choose.model) AS i
+    ), choice AS MATERIALIZED (
+        -- each once, in the order of the array
+        SELECT c.choice, c.n, c.tokens, cardinality(c.tokens) AS n_token
+        FROM (
+            SELECT i.m, i.n AS n_prompt, d.choice, d.n,
+                   gpt2_tokenize(d.choice, (i.m).name) AS tokens
+            FROM input AS i
+            CROSS JOIN (
+                SELECT u.choice COLLATE "C" AS choice, min(u.n) AS n
+                FROM unnest(choices) WITH ORDINALITY AS u (choice, n)
+                WHERE u.choice IS NOT NULL
+                GROUP BY u.choice COLLATE "C"
+            ) AS d
+            OFFSET 0
+        ) AS c
+        WHERE gpt2._assert(cardinality(c.tokens) > 0, 'invalid_parameter_value',
+                  format('choice %s is empty', c.n),
+                  'The empty text has no token, hence no probability.',
+                  'Leave it out: array_remove(choices, '''').')
+          AND gpt2._assert(c.n_prompt + cardinality(c.tokens) <= (c.m).n_ctx,
+                  'program_limit_exceeded',
+                  format('the prompt with choice %s is too long for model "%s"', c.n, (c.m).name),
+                  format('They have %s and %s tokens, the context is %s.', c.n_prompt,
+                         cardinality(c.tokens), (c.m).n_ctx),
+                  'Shorten the prompt; SELECT count(*) FROM gpt2_tokens(prompt); counts its '
+                  'tokens.')
+    ), context AS MATERIALIZED (
+        -- the prompt, once; count(*), as EXISTS would leave the other choices unchecked
+        SELECT i.m, i.n, gpt2._run(gpt2._start(i.tokens, i.m), i.m, i.n) AS context
+        FROM input AS i
+        WHERE (SELECT count(*) FROM choice) > 0
+    ), "first" AS MATERIALIZED (
+        -- [n_vocab]: the first token of every choice is in there
+        SELECT u.logits, s.log_total
+        FROM context AS c
+        CROSS JOIN LATERAL (SELECT (c.context).y[c.n] AS y OFFSET 0) AS last
+        CROSS JOIN LATERAL gpt2._unembed(last.y, c.m) AS u
+        CROSS JOIN LATERAL gpt2._score(u.logits, NULL) AS s
+    ), score AS MATERIALIZED (
+        SELECT o.choice, o.n,
+               f.logits[o.tokens[1] + 1] - f.log_total + coalesce(rest.logprob, 0) AS logprob
+        FROM choice AS o
+        CROSS JOIN "first" AS f
+        CROSS JOIN context AS c
+        CROSS JOIN LATERAL (
+            -- the tokens after it, read from where the prompt ends; the last need not be read
+            SELECT sum(s.logprob) AS logprob
+            FROM (
+                SELECT (gpt2._run(gpt2._continue(c.context, o.tokens[:o.n_token - 1]), c.m,
+                                  c.n + o.n_token - 1)).y[c.n + 1:] AS y
+                WHERE o.n_token > 1
+                OFFSET 0
+            ) AS a
+            CROSS JOIN LATERAL unnest(a.y) WITH ORDINALITY AS p (y, n)
+            CROSS JOIN LATERAL (SELECT o.tokens[p.n + 1] AS token OFFSET 0) AS next
+            CROSS JOIN LATERAL gpt2._unembed(p.y, c.m) AS u
+            CROSS JOIN LATERAL gpt2._score(u.logits, next.token) AS s
+        ) AS rest
+    )
+    SELECT w.choice, w.logprob, w.weight / sum(w.weight) OVER (),
+           row_number() OVER (ORDER BY w.logprob DESC, w.n)::int
+    FROM (
+        SELECT s.*, exp(greatest(s.logprob - max(s.logprob) OVER (), -700)) AS weight
+        FROM score AS s
+    ) AS w
+    ORDER BY 4;
+END;
+COMMENT ON FUNCTION gpt2_choose(text, text[], text) IS
+    'how likely each of some texts is to continue a prompt, likeliest first; probabilities are '
+    'among the choices';
+
+
+CREATE FUNCTION gpt2_classify(prompt text, choices text[], model text DEFAULT NULL)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
+SET jit = off
+BEGIN ATOMIC
+    SELECT c.choice FROM gpt2_choose(prompt, choices, gpt2_classify.model) AS c WHERE c.rank = 1;
+END;
+COMMENT ON FUNCTION gpt2_classify(text, text[], text) IS
+    'which of some texts best continues a prompt; NULL for no choices';

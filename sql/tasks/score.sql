@@ -1,0 +1,117 @@
+-- How well the model expected a text: log P(token | those before it), token by token, and over all
+-- of it.  [n_seq, n_embd] -> [n_seq, n_vocab] -> a row a token
+-- Source: Radford et al. 2019, table 3; Hugging Face, "Perplexity of fixed-length models"
+-- (huggingface.co/docs/transformers/perplexity).
+
+
+CREATE FUNCTION gpt2._score(logits float8[], token int)
+RETURNS TABLE (log_total float8, logprob float8, rank int, entropy float8)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- log softmax(x) = x - log sum(exp(x)). Two scans over the logits, as the largest is taken off
+    -- before exp: 8 ms for GPT-2's 50257; the logits themselves take 38.
+    SELECT x.largest + ln(e.total), t.logit - x.largest - ln(e.total),
+           -- of equal ones, those with a higher id stand behind
+           (x.n - (SELECT count(*) FROM unnest(array_positions(_score.logits, t.logit)) AS p
+                   WHERE p > _score.token + 1))::int,
+           (ln(e.total) - e.weighted / e.total) / ln(2)
+    FROM (SELECT _score.logits[_score.token + 1] AS logit OFFSET 0) AS t
+    CROSS JOIN LATERAL (
+        SELECT max(l.logit) AS largest, count(*) FILTER (WHERE l.logit >= t.logit) AS n
+        FROM (SELECT unnest(_score.logits) AS logit) AS l
+        OFFSET 0
+    ) AS x
+    CROSS JOIN LATERAL (
+        -- exp() would raise an error below -745; tokens that only pad the ids have -Infinity
+        SELECT sum(exp(l.x)) AS total, sum(exp(l.x) * l.x) AS weighted
+        FROM (SELECT greatest(unnest(_score.logits) - x.largest, -700) AS x) AS l
+        OFFSET 0
+    ) AS e;
+END;
+COMMENT ON FUNCTION gpt2._score(float8[], int) IS
+    'log of the sum of exp(logits); of a token its log probability and rank; entropy in bits';
+
+
+CREATE FUNCTION gpt2_score(text text, model text DEFAULT NULL)
+RETURNS TABLE (
+    "position" int, token int, piece text, logprob float8, rank int, entropy float8,
+    surprisal_bits float8
+)
+LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 100
+SET jit = off
+SET enable_bitmapscan = off
+SET enable_seqscan = off
+SET enable_memoize = off
+SET work_mem = '1GB'
+BEGIN ATOMIC
+    WITH input AS MATERIALIZED (
+        SELECT i.m, i.tokens FROM gpt2._input(gpt2_score.text, gpt2_score.model) AS i
+    ), activation AS MATERIALIZED (
+        -- [n_seq, n_embd]: one pass, whatever the text's length
+        SELECT (gpt2._run(gpt2._start(i.tokens, i.m), i.m, cardinality(i.tokens))).y
+        FROM input AS i
+    ), score AS MATERIALIZED (
+        -- each but the last position predicts the token after it
+        SELECT next."position", s.*
+        FROM input AS i
+        CROSS JOIN activation AS a
+        CROSS JOIN LATERAL unnest(a.y) WITH ORDINALITY AS p (y, n)
+        CROSS JOIN LATERAL (
+            SELECT p.n::int AS "position", i.tokens[p.n + 1] AS token OFFSET 0) AS next
+        CROSS JOIN LATERAL gpt2._unembed(p.y, i.m) AS u
+        CROSS JOIN LATERAL gpt2._score(u.logits, next.token) AS s
+        WHERE p.n < cardinality(i.tokens)
+    )
+    -- -0 is written so, and would be what 0 is negated
+    SELECT p.*, s.logprob, s.rank, s.entropy, (0 - s.logprob) / ln(2)
+    FROM input AS i
+    CROSS JOIN LATERAL gpt2._pieces(i.tokens, i.m) AS p
+    LEFT JOIN score AS s ON s."position" = p."position"
+    ORDER BY p."position";
+END;
+COMMENT ON FUNCTION gpt2_score(text, text) IS
+    'how well each token of a text was expected: log probability, rank, entropy and surprisal in '
+    'bits; NULL for the first';
+
+
+CREATE FUNCTION gpt2_perplexity(text text, stride int DEFAULT NULL, model text DEFAULT NULL)
+RETURNS float8
+LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
+SET jit = off
+SET enable_bitmapscan = off
+SET enable_seqscan = off
+SET enable_memoize = off
+SET work_mem = '1GB'
+BEGIN ATOMIC
+    WITH input AS MATERIALIZED (
+        SELECT m.m, gpt2_tokenize(gpt2_perplexity.text, (m.m).name) AS tokens, (m.m).n_ctx,
+               coalesce(gpt2_perplexity.stride, greatest((m.m).n_ctx / 2, 1)) AS stride
+        FROM (SELECT gpt2._model(gpt2_perplexity.model) AS m OFFSET 0) AS m
+        WHERE gpt2_perplexity.text IS NOT NULL
+          AND gpt2._assert(coalesce(gpt2_perplexity.stride, 1) BETWEEN 1 AND (m.m).n_ctx,
+                  'invalid_parameter_value',
+                  format('stride must be 1 to %s for model "%s"', (m.m).n_ctx, (m.m).name),
+                  format('It is %s.', gpt2_perplexity.stride),
+                  'Use NULL for half the context.')
+    ), part AS MATERIALIZED (
+        -- A window moves by stride until it reaches the end. What the one before has counted is
+        -- context only; at least its first token is, as nothing comes before it.
+        SELECT i.m, i.tokens[b + 1:b + i.n_ctx] AS tokens,
+               CASE b WHEN 0 THEN 1 ELSE greatest(i.n_ctx - i.stride, 1) END AS "first"
+        FROM input AS i
+        CROSS JOIN LATERAL generate_series(
+            0, greatest(cardinality(i.tokens) - i.n_ctx, 0) + i.stride - 1, i.stride) AS b
+        WHERE cardinality(i.tokens) > 1
+    )
+    SELECT exp(-avg(s.logprob))
+    FROM part AS w
+    CROSS JOIN LATERAL (
+        SELECT (gpt2._run(gpt2._start(w.tokens, w.m), w.m, cardinality(w.tokens))).y OFFSET 0) AS a
+    CROSS JOIN LATERAL generate_series(w."first", cardinality(w.tokens) - 1) AS n
+    CROSS JOIN LATERAL (SELECT a.y[n] AS y, w.tokens[n + 1] AS token OFFSET 0) AS p
+    CROSS JOIN LATERAL gpt2._unembed(p.y, w.m) AS u
+    CROSS JOIN LATERAL gpt2._score(u.logits, p.token) AS s;
+END;
+COMMENT ON FUNCTION gpt2_perplexity(text, int, text) IS
+    'exp of the mean surprisal of all tokens but the first, in nats; a text longer than the '
+    'context in windows that move by stride; NULL for fewer than two tokens';
