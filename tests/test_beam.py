@@ -89,15 +89,20 @@ def test_one_beam_is_greedy(demo, prompt):
 
 # ---- The tree
 
+NODE = """node AS MATERIALIZED (
+        SELECT n.*, m.eos_token AS eos
+        FROM gpt2_beam(%(prompt)s, %(beams)s::int, %(max_tokens)s::int, %(penalty)s, %(model)s) AS n
+        JOIN gpt2.model AS m ON m.name = %(model)s)"""
+
 # Rows that break what a tree must be.
-BROKEN = """
-    WITH node AS MATERIALIZED (SELECT * FROM gpt2_beam(%s, %s::int, %s::int, %s))
+BROKEN = f"""
+    WITH {NODE}
     SELECT 'parent', n.step, n.beam
     FROM node AS n LEFT JOIN node AS p ON (p.step, p.beam) = (n.step - 1, n.parent)
     WHERE CASE WHEN n.step = 1
                THEN n.parent IS NOT NULL OR n.cumulative <> n.logprob
                ELSE p.kept IS NOT TRUE OR n.cumulative <> p.cumulative + n.logprob END
-       OR n.logprob > 0 OR n.kept AND n.finished
+       OR n.logprob > 0
 UNION ALL
     SELECT 'order', step, beam
     FROM (SELECT *, row_number() OVER (
@@ -105,54 +110,77 @@ UNION ALL
           FROM node) AS n
     WHERE n <> beam
 UNION ALL
+    SELECT 'finished', step, beam
+    FROM node
+    WHERE finished <> (beam <= %(beams)s AND (token = eos OR step = %(max_tokens)s))
+       OR kept AND token = eos
+UNION ALL
     SELECT 'width', step, count(*) FILTER (WHERE kept) FROM node GROUP BY step
-    HAVING count(*) <> 2 * %s
-       OR count(*) FILTER (WHERE kept) <> CASE WHEN step < (SELECT max(step) FROM node) THEN %s
-                                          ELSE 0 END
+    HAVING count(*) <> 2 * %(beams)s
+       OR count(*) FILTER (WHERE kept)
+          <> CASE WHEN step < (SELECT max(step) FROM node) THEN %(beams)s ELSE 0 END
        OR count(DISTINCT (parent, token)) <> count(*)
 UNION ALL
     SELECT 'end', max(step), NULL FROM node
     HAVING NOT bool_or(finished) OR min(step) <> 1 OR count(DISTINCT step) <> max(step)
-        OR max(step) > %s"""
+        OR max(step) > %(max_tokens)s"""
 
 # The text of the best finished row, by way of its parents.
-WINNER = """
-    WITH RECURSIVE node AS MATERIALIZED (SELECT * FROM gpt2_beam(%s, %s::int, %s::int, %s)),
+WINNER = f"""
+    WITH RECURSIVE {NODE},
     path AS (
         (SELECT * FROM node WHERE finished
-         ORDER BY cumulative / step ^ %s::float8 DESC, step, beam LIMIT 1)
+         ORDER BY cumulative / step ^ %(penalty)s::float8 DESC, step, beam LIMIT 1)
     UNION ALL
         SELECT n.* FROM path AS p JOIN node AS n ON (n.step, n.beam) = (p.step - 1, p.parent)
     )
-    SELECT gpt2_detokenize(array_agg(token ORDER BY step)) FROM path WHERE token <> 8191"""
-
-ARGUMENTS = [("CREATE TABLE", 4, 12, 1), ("The", 2, 1, 1), ("A backup", 7, 20, -1),
-             ("", 3, 24, 0), ("x", 1, 5, 2)]
-
-
-@pytest.mark.parametrize("arguments", ARGUMENTS)
-def test_tree(demo, arguments):
-    _, beams, max_tokens, _ = arguments
-    assert demo.execute(BROKEN, [*arguments, beams, beams, max_tokens]).fetchall() == []
+    SELECT gpt2_detokenize(
+        coalesce(array_agg(token ORDER BY step) FILTER (WHERE token <> eos), '{{}}'), %(model)s)
+    FROM path"""
 
 
-@pytest.mark.parametrize("arguments", ARGUMENTS)
-def test_winner_is_in_the_tree(demo, arguments):
-    path = demo.execute(WINNER, [*arguments, arguments[3]]).fetchone()
-    assert path == demo.execute("SELECT gpt2_beam_search(%s, %s::int, %s::int, %s, false)",
-                                list(arguments)).fetchone()
+def assert_tree(connection: psycopg.Connection, model: str, prompt: str, beams: int,
+                max_tokens: int, penalty: float) -> None:
+    arguments = dict(model=model, prompt=prompt, beams=beams, max_tokens=max_tokens,
+                     penalty=penalty)
+    assert connection.execute(BROKEN, arguments).fetchall() == []
+    assert connection.execute(WINNER, arguments).fetchone() == connection.execute(
+        """SELECT gpt2_beam_search(%(prompt)s, %(beams)s::int, %(max_tokens)s::int, %(penalty)s,
+                                   false, %(model)s)""", arguments).fetchone()
 
 
-@settings(max_examples=15, deadline=None,
+@pytest.mark.parametrize("arguments", [
+    ("demo", "CREATE TABLE", 4, 12, 1), ("demo", "The", 2, 1, 1), ("demo", "A backup", 7, 20, -1),
+    ("demo", "", 3, 24, 0), ("demo", "x", 1, 5, 2), ("narrow_mlp", "", 4, 30, 1),
+    ("narrow_mlp", "ab", 2, 12, -1), ("untied", "abc", 7, 40, 1), ("untied", "", 4, 30, 0)])
+def test_tree(models, arguments):
+    """It is one, and its best text is what gpt2_beam_search gives."""
+    assert_tree(models, *arguments)
+
+
+@settings(max_examples=25, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(prompt=st.text(max_size=20).filter(lambda text: "\0" not in text),
-       beams=st.integers(1, 9), max_tokens=st.integers(1, 6), length_penalty=st.floats(-10, 10))
-def test_any_tree(demo, prompt, beams, max_tokens, length_penalty):
-    arguments = [prompt, beams, max_tokens, length_penalty]
-    assert demo.execute(BROKEN, [*arguments, beams, beams, max_tokens]).fetchall() == []
-    path = demo.execute(WINNER, [*arguments, length_penalty]).fetchone()
-    assert path == demo.execute("SELECT gpt2_beam_search(%s, %s::int, %s::int, %s, false)",
-                                arguments).fetchone()
+@given(model=st.sampled_from(["demo", "narrow_mlp", "untied"]),
+       prompt=st.text(max_size=12).filter(lambda text: "\0" not in text), beams=st.integers(1, 9),
+       max_tokens=st.integers(1, 6), penalty=st.floats(-10, 10))
+def test_any_tree(models, model, prompt, beams, max_tokens, penalty):
+    assert_tree(models, model, prompt, beams, max_tokens, penalty)
+
+
+def test_ties(models):
+    """Where all tokens are as likely, the lower beam and then the lower token come first."""
+    with models.transaction(force_rollback=True):
+        models.execute("SELECT gpt2_create_variant('even', 'narrow_mlp')")
+        models.execute("""UPDATE gpt2.wte SET weight = weight - weight
+                          WHERE model = (SELECT model FROM gpt2.model WHERE name = 'even')""")
+        rows = models.execute("""SELECT step, beam, parent, token, kept, finished
+                                 FROM gpt2_beam('x', 3, 4, model => 'even')""").fetchall()
+        text = models.execute("""SELECT gpt2_beam_search('', 3, 4, model => 'even')
+                                      = gpt2_detokenize('{0,0,0,0}', 'even')""").fetchone()
+    assert rows == [(step, beam, None if step == 1 else 1, beam - 1,
+                     beam <= 3 and step < 4, beam <= 3 and step == 4)
+                    for step in range(1, 5) for beam in range(1, 7)]
+    assert text == (True,)
 
 
 def test_common_past(models):
