@@ -39,7 +39,7 @@ FUNCTIONS = """
 READERS = {
     "gpt2_tokenize", "gpt2_tokens", "gpt2_bpe", "gpt2_detokenize", "gpt2_embeddings", "gpt2_block",
     "gpt2_forward", "gpt2_next_token", "gpt2_generate", "gpt2_stream", "gpt2_complete",
-    "gpt2_prefix", "gpt2_models", "gpt2_prewarm",
+    "gpt2_beam", "gpt2_beam_search", "gpt2_prefix", "gpt2_models", "gpt2_prewarm",
     "gpt2_hooks", "gpt2_trace", "gpt2_attention", "gpt2_head_summary", "gpt2_logit_lens",
     "gpt2_direct_logit_attribution", "gpt2_neurons", "gpt2_attention_svg", "gpt2_heads_svg",
     "gpt2_lens_svg", "gpt2_surprisal_svg", "gpt2_report", "gpt2_attention_text",

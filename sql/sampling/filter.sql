@@ -136,25 +136,45 @@ COMMENT ON FUNCTION gpt2._typical(int[], float8[], float8, float8) IS
     'the most typical tokens that have a probability of p together; p NULL: all';
 
 
+CREATE TYPE gpt2._kept AS (
+    ids int[],
+    logits float8[]
+);
+COMMENT ON TYPE gpt2._kept IS 'the tokens that a filter kept';
+
+
+CREATE FUNCTION gpt2._kept(ids int[], logits float8[], o gpt2._sampling)
+RETURNS gpt2._kept
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT ROW(c.ids, c.logits)::gpt2._kept
+    FROM gpt2._top_p(_kept.ids, _kept.logits, (o).temperature, (o).top_p) AS a
+    CROSS JOIN LATERAL gpt2._min_p(a.ids, a.logits, (o).temperature, (o).min_p) AS b
+    CROSS JOIN LATERAL gpt2._typical(b.ids, b.logits, (o).temperature, (o).typical_p) AS c;
+END;
+COMMENT ON FUNCTION gpt2._kept(int[], float8[], gpt2._sampling) IS
+    'the filters after top_k, which are planned where they are used';
+
+
 CREATE FUNCTION gpt2._filter(ids int[], logits float8[], o gpt2._sampling)
 RETURNS TABLE (ids int[], logits float8[])
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT typical.ids, typical.logits
+    SELECT (r.kept).ids, (r.kept).logits
     FROM (
-        SELECT (o).temperature, (o).top_k, (o).top_p, (o).min_p, (o).typical_p
-        WHERE (o).temperature > 0
-    UNION ALL
-        -- all is on one token, which every other filter keeps alone
-        SELECT 1, CASE WHEN coalesce((o).top_p, (o).min_p, (o).typical_p) IS NULL
-                       THEN (o).top_k ELSE 1 END, NULL, NULL, NULL
-        WHERE (o).temperature = 0
+        SELECT f.temperature > 0 AND f.more AS more,
+               -- at temperature 0 all is on one token, which the filters after top_k keep alone
+               CASE WHEN f.temperature = 0 AND f.more THEN 1 ELSE f.top_k END AS top_k
+        FROM (SELECT (o).temperature, (o).top_k,
+                     coalesce((o).top_p, (o).min_p, (o).typical_p) IS NOT NULL AS more) AS f
         OFFSET 0
     ) AS f
     CROSS JOIN LATERAL gpt2._top_k(_filter.ids, _filter.logits, f.top_k) AS k
-    CROSS JOIN LATERAL gpt2._top_p(k.ids, k.logits, f.temperature, f.top_p) AS p
-    CROSS JOIN LATERAL gpt2._min_p(p.ids, p.logits, f.temperature, f.min_p) AS min
-    CROSS JOIN LATERAL gpt2._typical(min.ids, min.logits, f.temperature, f.typical_p) AS typical;
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN f.more THEN gpt2._kept(k.ids, k.logits, o)
+                    ELSE ROW(k.ids, k.logits)::gpt2._kept END AS kept
+        OFFSET 0
+    ) AS r;
 END;
 COMMENT ON FUNCTION gpt2._filter(int[], float8[], gpt2._sampling) IS
     'the tokens that may be chosen, with their logits, in no order';

@@ -12,8 +12,9 @@ COMMENT ON FUNCTION gpt2._continue(gpt2._context, int[]) IS
     'a context that was read, with tokens at its end that are still to be read';
 
 
-CREATE FUNCTION gpt2_choose(prompt text, choices text[], model text DEFAULT NULL)
-RETURNS TABLE (choice text, logprob float8, probability float8, rank int)
+CREATE FUNCTION gpt2_choose(
+    prompt text, choices text[], model text DEFAULT NULL, prefix gpt2.prefix DEFAULT NULL
+) RETURNS TABLE (choice text, logprob float8, probability float8, rank int)
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 10
 SET jit = off
 SET enable_bitmapscan = off
@@ -52,7 +53,9 @@ BEGIN ATOMIC
                   'tokens.')
     ), context AS MATERIALIZED (
         -- the prompt, once; count(*), as EXISTS would leave the other choices unchecked
-        SELECT i.m, i.n, gpt2._run(gpt2._start(i.tokens, i.m), i.m, i.n) AS context
+        SELECT i.m, i.n,
+               gpt2._run(gpt2._start(i.tokens, i.m, prefix => gpt2_choose.prefix), i.m, i.n)
+                   AS context
         FROM input AS i
         WHERE (SELECT count(*) FROM choice) > 0
     ), "first" AS MATERIALIZED (
@@ -91,17 +94,20 @@ BEGIN ATOMIC
     ) AS w
     ORDER BY 4;
 END;
-COMMENT ON FUNCTION gpt2_choose(text, text[], text) IS
+COMMENT ON FUNCTION gpt2_choose(text, text[], text, gpt2.prefix) IS
     'how likely each of some texts is to continue a prompt, likeliest first; probabilities are '
     'among the choices';
 
 
-CREATE FUNCTION gpt2_classify(prompt text, choices text[], model text DEFAULT NULL)
-RETURNS text
+CREATE FUNCTION gpt2_classify(
+    prompt text, choices text[], model text DEFAULT NULL, prefix gpt2.prefix DEFAULT NULL
+) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
 SET jit = off
 BEGIN ATOMIC
-    SELECT c.choice FROM gpt2_choose(prompt, choices, gpt2_classify.model) AS c WHERE c.rank = 1;
+    SELECT c.choice
+    FROM gpt2_choose(prompt, choices, gpt2_classify.model, gpt2_classify.prefix) AS c
+    WHERE c.rank = 1;
 END;
-COMMENT ON FUNCTION gpt2_classify(text, text[], text) IS
+COMMENT ON FUNCTION gpt2_classify(text, text[], text, gpt2.prefix) IS
     'which of some texts best continues a prompt; NULL for no choices';

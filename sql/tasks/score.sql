@@ -32,8 +32,9 @@ COMMENT ON FUNCTION gpt2._score(float8[], int) IS
     'log of the sum of exp(logits); of a token its log probability and rank; entropy in bits';
 
 
-CREATE FUNCTION gpt2_score(text text, model text DEFAULT NULL)
-RETURNS TABLE (
+CREATE FUNCTION gpt2_score(
+    text text, model text DEFAULT NULL, prefix gpt2.prefix DEFAULT NULL
+) RETURNS TABLE (
     "position" int, token int, piece text, logprob float8, rank int, entropy float8,
     surprisal_bits float8
 )
@@ -48,7 +49,8 @@ BEGIN ATOMIC
         SELECT i.m, i.tokens FROM gpt2._input(gpt2_score.text, gpt2_score.model) AS i
     ), activation AS MATERIALIZED (
         -- [n_seq, n_embd]: one pass, whatever the text's length
-        SELECT (gpt2._run(gpt2._start(i.tokens, i.m), i.m, cardinality(i.tokens))).y
+        SELECT (gpt2._run(gpt2._start(i.tokens, i.m, prefix => gpt2_score.prefix), i.m,
+                          cardinality(i.tokens))).y
         FROM input AS i
     ), score AS MATERIALIZED (
         -- each but the last position predicts the token after it
@@ -69,7 +71,7 @@ BEGIN ATOMIC
     LEFT JOIN score AS s ON s."position" = p."position"
     ORDER BY p."position";
 END;
-COMMENT ON FUNCTION gpt2_score(text, text) IS
+COMMENT ON FUNCTION gpt2_score(text, text, gpt2.prefix) IS
     'how well each token of a text was expected: log probability, rank, entropy and surprisal in '
     'bits; NULL for the first';
 

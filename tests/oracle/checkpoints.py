@@ -35,6 +35,10 @@ SHAPES: dict[str, dict] = {
     "short_context": dict(n_layer=2, n_head=2, n_embd=32, n_positions=32, vocab_size=300),
 }
 
+#: models whose searches come to different ends: (seed, how much <|endoftext|> is favoured)
+BEAM_MODELS: dict[str, tuple[int, float]] = {
+    "narrow_mlp": (3, 3), "odd_widths": (4, 2), "untied": (5, 6), "short_context": (6, 1.2)}
+
 #: the real model's shape: too large for a fixture, run live by `make test-oracle`
 SHAPE_124M = dict(n_layer=12, n_head=12, n_embd=768, n_positions=1024, vocab_size=50257)
 
@@ -77,11 +81,18 @@ def tensors(shape: dict, seed: int = 0) -> dict[str, np.ndarray]:
             for name, tensor in result.items()}
 
 
-def write_checkpoint(directory: Path, shape: dict, seed: int = 0) -> Path:
-    """Writes config.json and model.safetensors; returns the directory."""
+def write_checkpoint(directory: Path, shape: dict, seed: int = 0, end: float = 0) -> Path:
+    """Writes config.json and model.safetensors; returns the directory.
+
+    end is added to the mean logit of <|endoftext|>, for texts that come to an end.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config(shape)))
-    save_file(tensors(shape, seed), directory / "model.safetensors", metadata={"format": "pt"})
+    weights = tensors(shape, seed)
+    bias = weights["transformer.ln_f.bias"]
+    output = weights.get("lm_head.weight", weights["transformer.wte.weight"])
+    output[-1] += end * bias / (bias @ bias)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
 
 

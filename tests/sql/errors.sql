@@ -78,6 +78,20 @@ SELECT gpt2_generate('x', top_k => 0);
 SELECT gpt2_next_token('x', -3);
 SELECT gpt2_next_token('x', temperature => -1);
 
+-- arguments of beam search
+SELECT gpt2_beam('x', 0);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_beam_search('x', 1001);
+SELECT gpt2_beam_search('x', NULL);
+SELECT gpt2_beam_search('x', max_tokens => -1);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_beam_search('x', length_penalty => 'NaN');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_beam('x', length_penalty => 11);
+SELECT gpt2_beam_search('x', model => 'absent');
+SELECT gpt2_beam('one two three four five');
+\echo :LAST_ERROR_SQLSTATE
+
 -- blocks, activations, tokens
 SELECT gpt2_block('{"[1,1]"}', 2);
 \echo :LAST_ERROR_SQLSTATE
