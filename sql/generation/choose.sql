@@ -32,7 +32,7 @@ BEGIN ATOMIC
              THEN gpt2._pattern(pattern, m) END)::gpt2._bounds
     WHERE gpt2._assert('' = ANY (stop) IS NOT TRUE, 'invalid_parameter_value',
         'stop has an empty text', 'Every text contains it, and would end before it begins.',
-        'Leave it out: array_remove(stop, '').');
+        'Leave it out: array_remove(stop, '''').');
 END;
 COMMENT ON FUNCTION gpt2._bounds(text[], text[], text, gpt2.model) IS
     'what a completion must be, ready to be asked at each token; NULL elements count for nothing';

@@ -78,6 +78,58 @@ SELECT gpt2_generate('x', top_k => 0);
 SELECT gpt2_next_token('x', -3);
 SELECT gpt2_next_token('x', temperature => -1);
 
+-- options of generation
+SELECT gpt2_generate('x', top_p => 0);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_generate('x', min_p => 2);
+SELECT gpt2_generate('x', typical_p => -1);
+SELECT gpt2_generate('x', repetition_penalty => 0);
+SELECT gpt2_generate('x', frequency_penalty => 'NaN');
+SELECT gpt2_generate('x', presence_penalty => 'Infinity');
+SELECT gpt2_generate('x', no_repeat_ngram_size => 0);
+SELECT gpt2_generate('x', min_tokens => -1);
+SELECT gpt2_generate('x', stop => '{x,""}');
+SELECT gpt2_generate('x', logit_bias => '[]');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_generate('x', logit_bias => '{"": 1}');
+SELECT gpt2_generate('x', logit_bias => '{"x": true}');
+SELECT gpt2_generate('x', logit_bias => '{"50257": 1}');
+SELECT gpt2_generate('x', allowed_tokens => '{1,50257}');
+SELECT gpt2_generate('x', banned_tokens => '{-1}');
+SELECT gpt2_complete('x', n => 0);
+\echo :LAST_ERROR_SQLSTATE
+
+-- patterns
+SELECT gpt2_generate('x', pattern => '(');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_generate('x', pattern => 'a(?=b)');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_generate('x', pattern => '(a)\1');
+SELECT gpt2_generate('x', pattern => 'a\M');
+
+-- prefixes
+SELECT gpt2_generate('x', prefix => ROW(99, '{1}', '{1}', 0, NULL, NULL, NULL)::gpt2.prefix);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_generate('x', prefix => ROW(model, '{0}', '{1}', 0, NULL, NULL, NULL)::gpt2.prefix)
+FROM gpt2.model;
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_generate('x', prefix => ROW(model, ARRAY[edition], '{1}', 0, NULL, NULL, NULL)::gpt2.prefix,
+                     steer => ARRAY[ROW(0, NULL, '[1,1]', 1)::gpt2.steering])
+FROM gpt2.model;
+\echo :LAST_ERROR_SQLSTATE
+
+-- tasks
+SELECT gpt2_choose('x', '{a,""}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_classify('one two', '{three four five}');
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_perplexity('one two', stride => 5);
+\echo :LAST_ERROR_SQLSTATE
+SELECT gpt2_embed('x', 'first');
+SELECT gpt2_embed('x', block => 2);
+SELECT gpt2_score('one two three four five');
+\echo :LAST_ERROR_SQLSTATE
+
 -- arguments of beam search
 SELECT gpt2_beam('x', 0);
 \echo :LAST_ERROR_SQLSTATE
