@@ -55,7 +55,8 @@ WITH_SERVER = settings=$$($(SETUP)/cluster env) && eval "$$settings" &&
 .PHONY: test test-oracle bench
 test: extensions browser  ## set up what is missing, run every test
 	@$(WITH_SERVER) { $(MAKE) installcheck || ! cat build/regress/regression.diffs; }
-	@$(WITH_SERVER) build/venv/bin/python -m pytest $(PYTEST_ARGS)
+	@# the tests of a file share databases: a file is one process's
+	@$(WITH_SERVER) build/venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 test-oracle: extensions  ## compare live with PyTorch and transformers (installs them)
 	@$(SETUP)/python oracle

@@ -117,9 +117,9 @@ def test_documented_clients(demo, demo_dsn, language, command):
     printed = subprocess.run([*command, code], env=os.environ | settings, capture_output=True,
                              text=True, check=True).stdout
     expected = generate(demo, prompt="To create an index")
-    # psql prints each piece on a line of its own
-    assert (printed if language == "python" else printed.replace("\n", "")) == (
-        expected if language == "python" else expected.replace("\n", ""))
+    if language == "sh":  # psql prints each piece on a line of its own
+        printed, expected = printed.replace("\n", ""), expected.replace("\n", "")
+    assert printed == expected
 
 
 @pytest.mark.parametrize("query", [
@@ -369,6 +369,11 @@ def test_prefix_and_steering(demo):
         demo.execute("""SELECT gpt2_generate('x', 1, prefix => gpt2_prefix('x'), steer => ARRAY[
             ROW(0, NULL, array_fill(1, ARRAY[128])::vector, 1)::gpt2.steering])""")
     assert info.value.diag.message_primary == "a prefix cannot be steered or patched"
+
+
+@pytest.mark.parametrize("function", ["gpt2_stream", "gpt2_complete"])
+def test_null_prompt(demo, function):
+    assert rows(demo, function, prompt=None) == []
 
 
 def test_null_prefix(demo):

@@ -293,7 +293,7 @@ def apply_demo(demo: psycopg.Connection, bias: dict) -> list[tuple]:
     return demo.execute(
         """SELECT d.* FROM (
                SELECT m, gpt2._sampling(m, 1, 20, logit_bias => %s) AS o,
-                      (gpt2._run('{464}', m, 1)).y AS y
+                      (gpt2._run(gpt2._start('{464}', m), m, 1)).y[1] AS y
                FROM gpt2._model('demo'::text) AS m OFFSET 0) AS i
            CROSS JOIN LATERAL gpt2._distribution(i.y, i.m, i.o, '{464}', 1) AS d
            ORDER BY d.rank""", (json.dumps(bias),)).fetchall()
@@ -309,7 +309,7 @@ def test_log_probability_is_the_models_own(demo, options):
     rows = demo.execute(
         f"""SELECT s.token, s.logprob,
                    ARRAY(SELECT l.logit FROM gpt2._logits(i.y, i.m) AS l ORDER BY l.token)
-            FROM (SELECT m, {call} AS o, (gpt2._run('{{464,1,2}}', m, 3)).y AS y
+            FROM (SELECT m, {call} AS o, (gpt2._run(gpt2._start('{{464,1,2}}', m), m, 3)).y[3] AS y
                   FROM gpt2._model('demo'::text) AS m OFFSET 0) AS i
             CROSS JOIN LATERAL gpt2._sample(i.y, i.m, i.o, '{{464,1,2}}', 3, NULL) AS s""",
         parameters).fetchall()
@@ -323,7 +323,7 @@ def test_log_probability_is_the_models_own(demo, options):
     assert abs(logprob - expected[token]) < 1e-9
     (without,) = demo.execute(
         f"""SELECT s.logprob
-            FROM (SELECT m, {call} AS o, (gpt2._run('{{464,1,2}}', m, 3)).y AS y
+            FROM (SELECT m, {call} AS o, (gpt2._run(gpt2._start('{{464,1,2}}', m), m, 3)).y[3] AS y
                   FROM gpt2._model('demo'::text) AS m OFFSET 0) AS i
             CROSS JOIN LATERAL gpt2._sample(i.y, i.m, i.o, '{{464,1,2}}', 3, NULL) AS s""",
         parameters | {"logprobs": False}).fetchone()
@@ -336,7 +336,7 @@ def test_generation_ends_where_no_token_is_possible(demo):
                     {"banned_tokens": list(range(8192)), "temperature": 1, "seed": 1}):
         call, parameters = sampling(options)
         (tokens,) = demo.execute(
-            f"""SELECT (gpt2._run('{{464,1,2}}', m, 40, o)).tokens
+            f"""SELECT (gpt2._run(gpt2._start('{{464,1,2}}', m), m, 40, o)).tokens
                 FROM (SELECT m, {call} AS o FROM gpt2._model('demo'::text) AS m OFFSET 0) AS i""",
             parameters).fetchone()
         assert tokens == [464, 1, 2] + [5] * ("no_repeat_ngram_size" in options)

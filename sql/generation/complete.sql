@@ -2,10 +2,11 @@
 
 
 CREATE FUNCTION gpt2_complete(
-    prompt text, n int DEFAULT 1, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0, top_k int DEFAULT NULL,
-    seed bigint DEFAULT NULL, echo boolean DEFAULT false, model text DEFAULT NULL,
-    steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL,
-    top_p float8 DEFAULT NULL, min_p float8 DEFAULT NULL, typical_p float8 DEFAULT NULL,
+    prompt text, n int DEFAULT 1, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0,
+    top_k int DEFAULT NULL, seed bigint DEFAULT NULL, echo boolean DEFAULT false,
+    model text DEFAULT NULL, steer gpt2.steering[] DEFAULT NULL,
+    patch gpt2.activation[] DEFAULT NULL, top_p float8 DEFAULT NULL,
+    min_p float8 DEFAULT NULL, typical_p float8 DEFAULT NULL,
     repetition_penalty float8 DEFAULT NULL, frequency_penalty float8 DEFAULT NULL,
     presence_penalty float8 DEFAULT NULL, no_repeat_ngram_size int DEFAULT NULL,
     stop text[] DEFAULT NULL, logit_bias jsonb DEFAULT NULL, min_tokens int DEFAULT 0,
@@ -74,4 +75,4 @@ COMMENT ON FUNCTION gpt2_complete(
     float8, float8, float8, float8, float8, int, text[], jsonb, int, boolean, text[], text, int[],
     int[], gpt2.prefix
 ) IS
-    'n completions of a prompt, a row each: text, tokens, their log probabilities, and why it ended';
+    'n completions of a prompt, a row each: text, tokens, log probabilities, and why it ended';

@@ -1,6 +1,9 @@
 -- A text on its way through a model: what is read, what is chosen. gpt2._advance takes it up to a
 -- chunk of positions further, a recursion over positions, and in each a recursion over blocks; an
 -- aggregate of it goes all the way.
+--
+-- It begins as a prompt that is still to be read (gpt2._start), all of it, or what a stored prefix
+-- leaves of it.
 
 
 CREATE TYPE gpt2._context AS (
@@ -43,7 +46,7 @@ BEGIN ATOMIC
     UNION ALL
         SELECT s.n + 1, s.n_recent + new.n,
                CASE WHEN next.token IS NULL THEN s.tokens ELSE s.tokens || next.token END,
-               s.recent || r.kv, s.y || r.y, s.steps + (next.steps IS NOT NULL)::int,
+               s.recent || r.kv, s.y || r.y, s.steps + (next.bytes IS NOT NULL)::int,
                coalesce(next.bytes, s.bytes),
                CASE WHEN next.token IS NULL THEN s.logprobs ELSE s.logprobs || next.logprob END,
                next.finish_reason
@@ -65,7 +68,7 @@ BEGIN ATOMIC
             SELECT NULL, NULL WHERE new.n = 0
         ) AS r
         LEFT JOIN LATERAL (
-            SELECT c.*, 1 AS steps
+            SELECT c.*
             FROM (SELECT coalesce(r.y[new.n], b.y) AS y WHERE new.at_end OFFSET 0) AS last
             CROSS JOIN LATERAL
                 gpt2._next(last.y, m, o, bounds, s.tokens, b.n_prompt, n_stop, s.bytes) AS c
@@ -217,12 +220,14 @@ CREATE FUNCTION gpt2._start(
     patch gpt2._patch DEFAULT NULL, prefix gpt2.prefix DEFAULT NULL
 ) RETURNS gpt2._context
 LANGUAGE sql STABLE PARALLEL SAFE
+-- By way of an array a prefix is in memory: from its table, where it is compressed and out of line,
+-- it would be fetched for each field that is read.
 RETURN CASE
-    WHEN NOT gpt2._assert(
-        (prefix).tokens IS NULL OR steer IS NULL AND patch IS NULL, 'feature_not_supported',
+    WHEN prefix IS DISTINCT FROM NULL AND gpt2._assert(
+        steer IS NULL AND patch IS NULL, 'feature_not_supported',
         'a prefix cannot be steered or patched', 'It was read without.',
-        'Leave out prefix, or steer and patch.') THEN NULL
-    WHEN (prefix).tokens IS NOT NULL THEN gpt2._start_from(prefix, tokens, m)
+        'Leave out prefix, or steer and patch.')
+    THEN gpt2._start_from((ARRAY[prefix])[1], tokens, m)
     WHEN patch IS NOT NULL THEN gpt2._read_patched(tokens, m, patch, steer)
     ELSE ROW(tokens, 0, NULL, NULL, NULL, 0, '', '{}', NULL)::gpt2._context END;
 COMMENT ON FUNCTION gpt2._start(

@@ -46,5 +46,5 @@ COMMENT ON FUNCTION gpt2_generate(
     float8, float8, float8, float8, float8, int, text[], jsonb, int, boolean, text[], text, int[],
     int[], gpt2.prefix
 ) IS
-    'continues a text by up to max_tokens tokens; temperature 0 is greedy; NULL for NULL, and where '
-    'the completion cannot be what it must be';
+    'continues a text by up to max_tokens tokens; temperature 0 is greedy; NULL for NULL, and '
+    'where the completion cannot be what it must be';

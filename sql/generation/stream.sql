@@ -1,8 +1,8 @@
 -- Generation as a stream: a row a token, handed over before the next is computed.
 --
--- A window function keeps one state and gives a row at a time. A function in FROM hands nothing over
--- before it has ended, unless its query becomes part of the caller's: so gpt2_stream sets nothing,
--- and asks gpt2._stream for rows in a SELECT list, where they are fetched one by one.
+-- A window function keeps one state and gives a row at a time. A function in FROM hands nothing
+-- over before it has ended, unless its query becomes part of the caller's: so gpt2_stream sets
+-- nothing, and asks gpt2._stream for rows in a SELECT list, where they are fetched one by one.
 
 
 CREATE TYPE gpt2._progress AS (
