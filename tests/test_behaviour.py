@@ -430,7 +430,13 @@ def test_planner_settings(demo, settings):
     "SELECT * FROM gpt2_direct_logit_attribution('The x')", "SELECT * FROM gpt2_score('The x')",
     "SELECT gpt2_perplexity('The x')", "SELECT * FROM gpt2_choose('The', '{x,\" x y\"}')",
     "SELECT gpt2_classify('The', '{x,y}')", "SELECT gpt2_embed('The x', 'max')::text",
-    "SELECT gpt2_similarity('The x', 'x')"])
+    "SELECT gpt2_similarity('The x', 'x')", "SELECT * FROM gpt2_stream('The', 4, 1, seed => 1)",
+    "SELECT * FROM gpt2_complete('The', 2, 4, 1, seed => 1, top_p => 0.9, stop => '{x}')",
+    "SELECT gpt2_generate('The', 4, choices => '{\" x\",\" x y\"}')",
+    "SELECT gpt2_generate('The', 4, pattern => ' [a-e]+', repetition_penalty => 2)",
+    "SELECT gpt2_prefix('The x')::text",
+    "SELECT gpt2_generate('The x', 4, prefix => gpt2_prefix('The'))",
+    "SELECT * FROM gpt2_beam('The', 2, 3)", "SELECT gpt2_beam_search('The', 2, 3)"])
 class TestAnywhere:
     def test_read_only(self, demo, query):
         expected = demo.execute(query).fetchall()

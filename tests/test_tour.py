@@ -22,12 +22,12 @@ NUMBER = re.compile(r"-?\d+\.\d+")
 
 
 def content(dsn: str) -> dict[str, int]:
-    """How many rows each table and catalog has: what a session could leave behind. Statistics are
-    the server's own doing."""
+    """How many rows each table and catalog of the database has: what a session could leave behind.
+    Statistics are the server's own doing."""
     with psycopg.connect(dsn) as connection:
         tables = connection.execute(
             "SELECT oid::regclass::text FROM pg_class "
-            "WHERE relkind = 'r' AND oid <> 'pg_statistic'::regclass")
+            "WHERE relkind = 'r' AND NOT relisshared AND oid <> 'pg_statistic'::regclass")
         return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
                 for (table,) in tables.fetchall()}
 
