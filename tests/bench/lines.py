@@ -74,7 +74,6 @@ def model_lines(run: Run) -> None:
         derived_lines(run, precision, tokens, prompts, logits)
         context = 16 if run.quick else 128
         trace_lines(run, ours, precision)
-        stream_line(run, ours, precision)
         prefix_lines(run, ours, precision)
         progress(f"buffers touched a token, {precision}")
         run.add(f"buffers touched a token, context {context}, {precision}", "8 kB",
@@ -127,28 +126,22 @@ def trace_lines(run: Run, ours: Ours, precision: str) -> None:
                 "the forward pass, gpt2_forward")
 
 
-def stream_line(run: Run, ours: Ours, precision: str) -> None:
-    """Milliseconds a streamed token, beside one of gpt2_generate, which hands none over."""
-    n = 16 if run.quick else 128
-    progress(f"streamed token, {precision}")
-    prompt = WORD * (n - SPAN // 2)
-    ours.public_token("gpt2_stream", WORD)
+def prefix_lines(run: Run, ours: Ours, precision: str) -> None:
+    """Milliseconds until a prompt's first token where all but 8 tokens of it lie in a stored
+    prefix, beside the same without; and of a streamed token after it, beside one of
+    gpt2_generate, which hands none over."""
+    n = 32 if run.quick else 128
+    progress(f"prefix of {n}, {precision}")
+    ours.keep_prefix(WORD * n)
+    prompt = WORD * (n - 8) + OTHER_WORD * 8
+    samples = interleave(lambda: ours.first_token(prompt, True),
+                         lambda: ours.first_token(prompt, False), run.rounds(3, 1))
+    run.add(f"first token of a prompt of {n}, with a prefix, {precision}", "ms", *map(ms, samples),
+            "without the prefix")
+    prompt = WORD * n
     samples = interleave(lambda: ours.public_token("gpt2_stream", prompt),
                          lambda: ours.public_token("gpt2_generate", prompt), run.rounds(3, 1))
     run.add(f"streamed token, context {n}, {precision}", "ms", *map(ms, samples), "gpt2_generate")
-
-
-def prefix_lines(run: Run, ours: Ours, precision: str) -> None:
-    """Milliseconds until a prompt's first token where all but 8 tokens of it lie in a stored
-    prefix, beside the same without."""
-    for n in (32,) if run.quick else (128, 512):
-        progress(f"prefix of {n}, {precision}")
-        ours.keep_prefix(WORD * (n - 8))
-        prompt = WORD * (n - 8) + OTHER_WORD * 8
-        samples = interleave(lambda: ours.first_token(prompt, True),
-                             lambda: ours.first_token(prompt, False), run.rounds(3, 1))
-        run.add(f"first token of a prompt of {n}, with a prefix, {precision}", "ms",
-                *map(ms, samples), "without the prefix")
 
 
 def logits_line(run: Run, ours: Ours, reference: Reference, precision: str) -> Line:
