@@ -198,3 +198,13 @@ def test_bad_n(demo, n):
     with pytest.raises(errors.InvalidParameterValue) as info:
         rows(demo, "gpt2_complete", n=n)
     assert info.value.diag.message_primary == "n must be 1 or more"
+
+
+def test_largest_seed(demo):
+    largest = 2**63 - 1
+    assert len(rows(demo, "gpt2_complete", n=2, seed=largest - 1, max_tokens=1)) == 2
+    with pytest.raises(errors.InvalidParameterValue) as info:
+        rows(demo, "gpt2_complete", n=2, seed=largest, max_tokens=1)
+    assert info.value.diag.message_primary == f"seed {largest} is too large for 2 completions"
+    assert info.value.diag.message_detail == "Completion i has the seed seed + i - 1."
+    assert info.value.diag.message_hint == "Use a smaller seed."

@@ -396,3 +396,13 @@ def test_prefix_survives_a_dump(demo_dsn, new_database):
         assert conn.execute(
             "SELECT gpt2_generate(%s, 3, echo => false, prefix => p) FROM gpt2_test_dump",
             [LONG]).fetchone()[0] == expected
+
+
+def test_each_row_of_a_table_has_its_own_sample(demo):
+    """Without a seed; the planner would keep the rows of a prompt for the next with the same."""
+    demo.execute("""CREATE TEMP TABLE same AS SELECT i, 'CREATE'::text AS p FROM generate_series(1, 6) AS i;
+                    ANALYZE same""")
+    texts = demo.execute("""SELECT i, text FROM same, gpt2_stream(p, 4, 2)
+                            WHERE finish_reason IS NOT NULL""").fetchall()
+    demo.execute("DROP TABLE same")
+    assert len(texts) == 6 and len({text for _, text in texts}) > 1

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from conftest import ROOT
+from test_extension import READERS, WRITERS
 
 EXAMPLES = [
     example for file in ("README.md", "docs/reference.md", "docs/tuning.md", "docs/pictures.md",
@@ -34,3 +35,33 @@ def test_make_target_exists(target):
     """Make would run something for each target that the README names."""
     subprocess.run(["make", "--dry-run", target, "MODEL=x"], cwd=ROOT, check=True,
                    capture_output=True)
+
+
+SIGNATURES = re.findall(
+    r"^    (gpt2_\w+)(\((?:[^()]|\n)*\)\s+RETURNS (?:TABLE\s+\((?:[^()]|\n)*?\)|[\w.\[\]]+))",
+    (ROOT / "docs/reference.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "signature"), [
+    (name, signature) for name, signature in SIGNATURES
+    # these have no types in the page, or are of the other extension
+    if name not in {"gpt2_models", "gpt2_load_model"}])
+def test_signature(demo, name, signature):
+    """The reference has a function's arguments, defaults and result as the server has them: a
+    function that is made of what it says is the same."""
+    definition = """SELECT pg_get_function_arguments(p.oid), pg_get_function_result(p.oid)
+                    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+                    WHERE p.proname = %s AND n.nspname = %s"""
+    with demo.transaction(force_rollback=True):
+        demo.execute("CREATE SCHEMA documented")
+        demo.execute(f"CREATE FUNCTION documented.{name}{signature} LANGUAGE plpgsql AS 'BEGIN END'")
+        documented = demo.execute(definition, [name, "documented"]).fetchall()
+    assert documented == demo.execute(definition, [name, "public"]).fetchall() != []
+
+
+def test_every_function_has_a_signature():
+    missing = READERS | WRITERS - {name for name, _ in SIGNATURES}
+    elsewhere = set(re.findall(r"^    (gpt2_\w+)\(", "".join(
+        (ROOT / "docs" / page).read_text(encoding="utf-8")
+        for page in ("insight.md", "pictures.md")), re.MULTILINE))
+    assert {name for name, _ in SIGNATURES} | elsewhere >= missing

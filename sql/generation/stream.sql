@@ -138,7 +138,10 @@ BEGIN ATOMIC
         typical_p, repetition_penalty, frequency_penalty, presence_penalty, no_repeat_ngram_size,
         stop, logit_bias, min_tokens, ignore_eos, choices, pattern, allowed_tokens,
         banned_tokens, prefix
-    ) AS "row") AS s;
+    ) AS "row") AS s
+    -- True, and volatile: else the planner may keep the rows of a prompt for the next row with the
+    -- same one (Memoize), which is to have another seed.
+    WHERE coalesce((s.row).step >= 0, clock_timestamp() IS NULL);
 END;
 COMMENT ON FUNCTION gpt2_stream(
     text, int, float8, int, bigint, boolean, text, gpt2.steering[], gpt2.activation[], float8,
