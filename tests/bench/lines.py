@@ -127,20 +127,20 @@ def trace_lines(run: Run, ours: Ours, precision: str) -> None:
 
 
 def prefix_lines(run: Run, ours: Ours, precision: str) -> None:
-    """Milliseconds until a prompt's first token where all but 8 tokens of it lie in a stored
+    """Milliseconds until a prompt's first token where all but the last 8 tokens lie in a stored
     prefix, beside the same without; and of a streamed token after it, beside one of
     gpt2_generate, which hands none over."""
     n = 32 if run.quick else 128
     progress(f"prefix of {n}, {precision}")
-    ours.keep_prefix(WORD * n)
-    prompt = WORD * (n - 8) + OTHER_WORD * 8
+    stored = WORD * (n - SPAN // 2)
+    ours.keep_prefix(stored)
+    prompt = stored + OTHER_WORD * (SPAN // 2)
     samples = interleave(lambda: ours.first_token(prompt, True),
                          lambda: ours.first_token(prompt, False), run.rounds(3, 1))
     run.add(f"first token of a prompt of {n}, with a prefix, {precision}", "ms", *map(ms, samples),
             "without the prefix")
-    prompt = WORD * n
-    samples = interleave(lambda: ours.public_token("gpt2_stream", prompt),
-                         lambda: ours.public_token("gpt2_generate", prompt), run.rounds(3, 1))
+    samples = interleave(lambda: ours.public_token("gpt2_stream", stored),
+                         lambda: ours.public_token("gpt2_generate", stored), run.rounds(3, 1))
     run.add(f"streamed token, context {n}, {precision}", "ms", *map(ms, samples), "gpt2_generate")
 
 
