@@ -32,7 +32,7 @@ BEGIN ATOMIC
                       format('It is %s.', coalesce(n::text, 'NULL')),
                       'Leave it out for one completion.')
               AND gpt2._assert(
-                      coalesce(gpt2_complete.seed, 0) <= 9223372036854775807 - (n - 1),
+                      coalesce(gpt2_complete.seed, 0) <= 9223372036854775807 - (greatest(n, 1) - 1),
                       'invalid_parameter_value',
                       format('seed %s is too large for %s completions', gpt2_complete.seed, n),
                       'Completion i has the seed seed + i - 1.', 'Use a smaller seed.')
