@@ -63,6 +63,16 @@ def conn(dsn: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+def one(conn: psycopg.Connection, query: str, *arguments):
+    """The one value that a query gives."""
+    return conn.execute(query, arguments).fetchone()[0]
+
+
+def number(conn: psycopg.Connection, name: str) -> int:
+    """A model's id."""
+    return one(conn, "SELECT model FROM gpt2.model WHERE name = %s", name)
+
+
 def load_model(uri: str, source: Path, name: str, *options: str) -> None:
     """Imports a model directory by the command line's own entry point."""
     from gpt2_loader.cli import app

@@ -16,6 +16,7 @@ import numpy as np
 import psycopg
 import pytest
 from calls import count_calls
+from conftest import one
 from psycopg import errors
 
 PROMPT = "PostgreSQL is"
@@ -31,10 +32,6 @@ N_CTX, N_VOCAB, EOS = 256, 8192, 8191
 N_LINEAR = 6 * 128 * (3 + 1 + 4 + 4)
 WORDS = [" table", " index", " function", " value", " column", " the", " of", " is", " and",
          " user", " row", " data", ",", " a", " to", " in", " server", " command", " name", " type"]
-
-
-def one(conn: psycopg.Connection, query: str, *arguments):
-    return conn.execute(query, arguments).fetchone()[0]
 
 
 def generate(conn: psycopg.Connection, prompt: str | None = PROMPT, **options) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from conftest import load_model
+from conftest import load_model, number, one
 from oracle.checkpoints import SHAPES, write_checkpoint
 from psycopg import errors
 
@@ -63,14 +63,6 @@ def tx(uri: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(uri) as connection:
         yield connection
         connection.rollback()
-
-
-def one(conn: psycopg.Connection, query: str, *arguments):
-    return conn.execute(query, arguments).fetchone()[0]
-
-
-def number(conn: psycopg.Connection, name: str) -> int:
-    return one(conn, "SELECT model FROM gpt2.model WHERE name = %s", name)
 
 
 def edit(conn: psycopg.Connection, view: str, name: str, where: str | None = None) -> int:

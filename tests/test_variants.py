@@ -12,7 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 from calls import count_calls
-from conftest import DEMO, load_model
+from conftest import DEMO, load_model, number, one
 from oracle.checkpoints import SHAPES, write_checkpoint
 from psycopg import errors
 
@@ -49,14 +49,6 @@ def tx(uri: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(uri) as connection:
         yield connection
         connection.rollback()
-
-
-def one(conn: psycopg.Connection, query: str, *arguments):
-    return conn.execute(query, arguments).fetchone()[0]
-
-
-def number(conn: psycopg.Connection, name: str) -> int:
-    return one(conn, "SELECT model FROM gpt2.model WHERE name = %s", name)
 
 
 def create(conn: psycopg.Connection, name: str, base: str) -> None:

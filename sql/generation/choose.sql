@@ -150,7 +150,9 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (
         SELECT s.bytes, CASE WHEN bounds IS DISTINCT FROM NULL
                              THEN gpt2._state(s.bytes, bounds) END AS state
-        FROM (SELECT gpt2._until_stop(b.bytes, (bounds).stop) AS bytes OFFSET 0) AS s
+        FROM (SELECT CASE WHEN bounds IS DISTINCT FROM NULL
+                          THEN gpt2._until_stop(b.bytes, (bounds).stop) END AS bytes
+              OFFSET 0) AS s
         OFFSET 0
     ) AS e;
 END;

@@ -27,31 +27,17 @@ CREATE FUNCTION gpt2._top_p(ids int[], logits float8[], temperature float8, p fl
 RETURNS TABLE (ids int[], logits float8[])
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    -- The likeliest tokens up to where their probabilities add up to p. Only what can be among them
-    -- is sorted: tokens less likely than (1 - p) / n have less than 1 - p together.
     SELECT _top_p.ids, _top_p.logits
     WHERE p IS NULL
 UNION ALL
+    -- up to where their probabilities add up to p
     SELECT array_agg(c.token), array_agg(c.logit)
     FROM (
         SELECT w.token, w.logit,
                sum(w.weight) OVER (ORDER BY w.logit DESC, w.token
                                    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before,
-               w.enough
-        FROM (
-            SELECT l.token, l.logit, exp(greatest((l.logit - t.largest) / temperature, -700))
-                   AS weight, t.enough
-            FROM (
-                SELECT t.largest, p * t.total AS enough,
-                       t.largest + temperature
-                           * ln(0.999 * (1 - p) * t.total / cardinality(_top_p.logits)) AS least
-                FROM gpt2._total(_top_p.logits, temperature) AS t
-                OFFSET 0
-            ) AS t
-            CROSS JOIN LATERAL gpt2._possible(_top_p.ids, _top_p.logits) AS l
-            WHERE l.logit >= t.least
-            OFFSET 0
-        ) AS w
+               p * w.total AS enough
+        FROM gpt2._likely(_top_p.ids, _top_p.logits, temperature, p) AS w
     ) AS c
     WHERE coalesce(c.before < c.enough, true)
     HAVING p IS NOT NULL;

@@ -73,26 +73,12 @@ CREATE FUNCTION gpt2._draw(ids int[], logits float8[], temperature float8, u flo
 RETURNS TABLE (token int)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    -- The token in whose share of [0, 1), likeliest first, u falls. Only what can be it is sorted:
-    -- tokens less likely than (1 - u) / n have less than 1 - u together.
+    -- the token in whose share of [0, 1), likeliest first, u falls
     SELECT c.token
     FROM (
-        SELECT w.token, w.share, row_number() OVER likeliest AS rank,
+        SELECT w.token, u * w.total AS share, row_number() OVER likeliest AS rank,
                sum(w.weight) OVER likeliest AS cumulative
-        FROM (
-            SELECT l.token, l.logit, u * t.total AS share,
-                   exp(greatest((l.logit - t.largest) / temperature, -700)) AS weight
-            FROM (
-                SELECT t.largest, t.total,
-                       t.largest + temperature
-                           * ln(0.999 * (1 - u) * t.total / cardinality(_draw.logits)) AS least
-                FROM gpt2._total(_draw.logits, temperature) AS t
-                OFFSET 0
-            ) AS t
-            CROSS JOIN LATERAL gpt2._possible(_draw.ids, _draw.logits) AS l
-            WHERE l.logit >= t.least
-            OFFSET 0
-        ) AS w
+        FROM gpt2._likely(_draw.ids, _draw.logits, temperature, u) AS w
         WINDOW likeliest AS (ORDER BY w.logit DESC, w.token ROWS UNBOUNDED PRECEDING)
     ) AS c
     -- where rounding leaves no such token, the last

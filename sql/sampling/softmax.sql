@@ -34,3 +34,26 @@ BEGIN ATOMIC
     WHERE l.logit > '-Infinity';
 END;
 COMMENT ON FUNCTION gpt2._possible(int[], float8[]) IS 'logits, a token a row';
+
+
+CREATE FUNCTION gpt2._likely(ids int[], logits float8[], temperature float8, p float8)
+RETURNS TABLE (token int, logit float8, weight float8, total float8)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- What has a probability of p together, likeliest first, is among these; only they need be
+    -- sorted: tokens less likely than (1 - p) / n have less than 1 - p together.
+    SELECT l.token, l.logit, exp(greatest((l.logit - t.largest) / temperature, -700)), t.total
+    FROM (
+        SELECT t.largest, t.total,
+               t.largest + temperature
+                   * ln(0.999 * (1 - p) * t.total / cardinality(_likely.logits)) AS least
+        FROM gpt2._total(_likely.logits, temperature) AS t
+        OFFSET 0
+    ) AS t
+    CROSS JOIN LATERAL gpt2._possible(_likely.ids, _likely.logits) AS l
+    WHERE l.logit >= t.least
+    OFFSET 0;
+END;
+COMMENT ON FUNCTION gpt2._likely(int[], float8[], float8, float8) IS
+    'the tokens that may be among the likeliest with a probability of p together, with their '
+    'weights and the total of all';

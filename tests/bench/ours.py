@@ -110,7 +110,8 @@ class Ours:
     def keep_activation(self, tokens: list[int]) -> None:
         """Keeps the last activation of a short prompt, for logits()."""
         self.conn.execute(
-            f"INSERT INTO kept SELECT -1, {READ} FROM {MODEL}", {"model": self.model, "tokens": tokens, "n": len(tokens)})
+            f"INSERT INTO kept SELECT -1, {READ} FROM {MODEL}",
+            {"model": self.model, "tokens": tokens, "n": len(tokens)})
 
     def logits(self) -> float:
         """Seconds for all logits of one position, [n_embd] -> [n_vocab], and the largest's token.
@@ -120,7 +121,8 @@ class Ours:
         """
         return seconds(lambda: self.value(
             f"""SELECT t.token FROM {MODEL}
-                CROSS JOIN (SELECT (ARRAY(SELECT (context).y[1] FROM kept WHERE n = -1))[1] AS y
+                CROSS JOIN (SELECT (ARRAY(SELECT (context).y[cardinality((context).y)]
+                                          FROM kept WHERE n = -1))[1] AS y
                             OFFSET 0) AS k
                 CROSS JOIN LATERAL gpt2._sample(k.y, m.m, {GREEDY}, NULL, 0, NULL) AS t"""))
 
