@@ -13,6 +13,9 @@ PG_CONFIG := $(shell $(SETUP)/pg_config)
 endif
 export PG_CONFIG
 
+# Where a recipe calls make again: a line with the variable's own name is run by `make -n` too.
+SUBMAKE := $(MAKE)
+
 # Which PyTorch the oracle tests get. A range may bring a CUDA build of several gigabytes.
 TORCH ?= torch==2.13.0
 export TORCH
@@ -42,27 +45,36 @@ psql: extensions  ## open psql on the demo database
 	@$(SETUP)/database
 	@$(SETUP)/cluster psql
 
-load: need-model extensions  ## load a model: MODEL=<directory or Hugging Face hub id>
+load: need-model extensions  ## load a model: MODEL=<directory or Hugging Face hub id>, ARGS='--replace'
 	@$(SETUP)/database
-	@dsn=$$($(SETUP)/cluster dsn) && build/venv/bin/gpt2-loader load "$$MODEL" --dsn "$$dsn"
+	@dsn=$$($(SETUP)/cluster dsn) && build/venv/bin/gpt2-loader load "$$MODEL" --dsn "$$dsn" $(ARGS)
 export MODEL
 
 need-model:
 	@: "$${MODEL:?is missing: make load MODEL=<directory or Hugging Face hub id>}"
 
 ##@ Test
-WITH_SERVER = settings=$$($(SETUP)/cluster env) && eval "$$settings" &&
-.PHONY: test test-oracle bench
+WITH_SERVER = $(SETUP)/cluster run
+.PHONY: test test-portable test-bare test-oracle bench
 test: extensions browser  ## set up what is missing, run every test
-	@$(WITH_SERVER) { $(MAKE) installcheck || ! cat build/regress/regression.diffs; }
+	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
 	@# the tests of a file share databases: a file is one process's
 	@$(WITH_SERVER) build/venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+# files that compare no number which a model computes
+WITHOUT_NUMBERS := bench commands extension loader loader_cli pattern plpython tokenizer
+test-portable: extensions  ## the tests of numbers, on a server whose pgvector is compiled otherwise
+	@pg_config=$$($(SETUP)/portable) && $(SUBMAKE) test PG_CONFIG="$$pg_config" \
+		PYTEST_ARGS='$(WITHOUT_NUMBERS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)'
+
+test-bare:  ## the README's commands in bare machines: as root, debootstrap and an hour
+	@tests/bare/run $(ARGS)
 
 test-oracle: extensions  ## compare live with PyTorch and transformers (installs them)
 	@$(SETUP)/python oracle
 	@$(WITH_SERVER) build/venv/bin/python -m pytest -m oracle $(PYTEST_ARGS)
 
-BENCH = PYTHONPATH=tests build/venv/bin/python -m bench
+BENCH = env PYTHONPATH=tests build/venv/bin/python -m bench
 bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: the short form
 	@$(SETUP)/python oracle
 	@$(WITH_SERVER) $(BENCH) --prepare
@@ -71,19 +83,22 @@ bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: the sho
 	@$(WITH_SERVER) $(BENCH) $(if $(QUICK),--quick)
 
 ##@ The private server
-.PHONY: server dsn stop
+.PHONY: server dsn env stop
 server: packages  ## start it
 	@$(SETUP)/cluster start
 
 dsn:  ## print its connection URI (starts it if need be)
 	@$(SETUP)/cluster dsn
 
+env:  ## print what makes it the server of this shell's clients: eval "$(make -s env)"
+	@$(SETUP)/cluster env
+
 stop:  ## stop it
 	@$(SETUP)/cluster stop
 
 ##@ The steps of the set-up
 .PHONY: packages python pgvector extensions browser
-packages:  ## PostgreSQL, its headers, PL/Python, numpy, venv: by apt, what is missing
+packages:  ## PostgreSQL, its headers, venv, PL/Python, numpy: by apt, what is missing
 	@$(SETUP)/packages
 
 python: packages  ## a virtual environment in build/venv, with the loader in it

@@ -371,6 +371,7 @@ def test_meta_names_what_exists():
     for extension in meta()["provides"].values():
         for key in ("file", "docfile"):
             assert (ROOT / extension[key]).is_file(), extension[key]
+        assert extension["file"].endswith(".sql")  # else pgxn load does nothing
 
 
 def test_meta_is_valid():

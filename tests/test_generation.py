@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 import time
 
 import psycopg
 import pytest
 from calls import count_calls
-from conftest import DEMO, ROOT, load_model
+from conftest import DEMO, load_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import errors
-from psycopg.conninfo import conninfo_to_dict
 
 PROMPT = "CREATE TABLE"
 # inner products of a position in linear layers, the demo model's: see test_behaviour.py
@@ -114,23 +111,6 @@ def test_psql_prints_rows_as_they_are_made(demo_dsn):
         last = [line for line in process.stdout if line.strip()][-1]
     assert first.startswith("1|") and last.startswith("60|")
     assert first_at < float(last.split("|")[1])
-
-
-@pytest.mark.parametrize(("language", "command"), [
-    ("sh", ["bash", "-c"]), ("python", [sys.executable, "-c"])])
-def test_documented_clients(demo, demo_dsn, language, command):
-    """What docs/generation.md shows for psql and psycopg prints the completion."""
-    page = (ROOT / "docs/generation.md").read_text(encoding="utf-8")
-    blocks = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
-    code = blocks[1 if language == "sh" and PSQL_VERSION >= 17 else 0]
-    settings = {f"PG{key.upper()}": str(value) for key, value in conninfo_to_dict(demo_dsn).items()}
-    settings["PGDATABASE"] = settings.pop("PGDBNAME")
-    printed = subprocess.run([*command, code], env=os.environ | settings, capture_output=True,
-                             text=True, check=True).stdout
-    expected = generate(demo, prompt="To create an index")
-    if language == "sh":  # psql prints each piece on a line of its own
-        printed, expected = printed.replace("\n", ""), expected.replace("\n", "")
-    assert printed == expected
 
 
 @pytest.mark.parametrize("query", [

@@ -43,6 +43,16 @@ apt_install() {
         || fail "apt could not install: $*"
 }
 
+need_compiler() { command -v gcc > /dev/null || apt_install gcc libc6-dev; }
+
+# The mirror that this machine's own sources name for Debian.
+debian_mirror() {
+    local mirror
+    mirror=$(apt-get indextargets --format "\$(LABEL) \$(REPO_URI)" 'Created-By: Packages' \
+        2> /dev/null | awk '$1 == "Debian" { print $2; exit }')
+    echo "${mirror:-http://deb.debian.org/debian}"
+}
+
 # The server's pg_config: what PG_CONFIG says, or the newest server that is installed.
 # Sets bindir, sharedir and major for the script that sources this.
 # shellcheck disable=SC2034

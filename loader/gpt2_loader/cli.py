@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import contextmanager
 from enum import Enum
+from importlib import metadata
 from typing import Annotated, Optional
 
 import psycopg
@@ -16,10 +17,10 @@ from gpt2_loader.checkpoint import Checkpoint
 from gpt2_loader.errors import LoadError, from_os_error
 
 app = typer.Typer(
-    help="GPT-2 models for the PostgreSQL extension gpt2.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables show a flag as if it took a value
 )
 
 Dsn = Annotated[
@@ -30,6 +31,24 @@ Dsn = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _print_version(wanted: bool):
+    if wanted:
+        print(f"gpt2-loader {metadata.version('gpt2-loader')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+):
+    """GPT-2 models for the PostgreSQL extension gpt2."""
 
 
 Precision = Enum("Precision", {name: name for name in importer.COLUMNS}, type=str)

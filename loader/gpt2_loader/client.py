@@ -61,7 +61,8 @@ def connect(dsn):
             NOT_READY,
             "could not connect to the database",
             " ".join(str(error).split()),
-            "Name it: --dsn, GPT2_DSN, or the variables of libpq (PGHOST, PGDATABASE, ...).",
+            "Name it: --dsn, GPT2_DSN, or libpq's variables (PGHOST, PGDATABASE, ...); for a "
+            'checkout\'s private server: eval "$(make -s env)"',
         ) from None
     installed = connection.execute("SELECT to_regclass('gpt2.model') IS NOT NULL").fetchone()[0]
     connection.rollback()

@@ -1,0 +1,286 @@
+"""What a reader types: every shell line of README.md and docs/*.md in its order, each page in one
+shell, in a checkout of its own; nothing is set that the page does not set.
+
+`make test-bare` does the same with README.md in bare machines, `make test` included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pages
+import psycopg
+import pytest
+from conftest import ROOT, one
+from oracle.checkpoints import SHAPES, write_checkpoint
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+#: pages with shell lines
+WITH_LINES = [page for page in pages.PAGES if pages.blocks(page)]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The machine's, without what belongs to the process that runs the tests. PG_CONFIG stays:
+    the server that is tested."""
+    kept = {name: value for name, value in os.environ.items()
+            if name == "PG_CONFIG" or not re.match(
+                r"PG|GPT2_|HF_|MAKE|MFLAGS|PYTEST|PYTHON|VIRTUAL_ENV|TORCH", name)}
+    # the hub is not asked: what is fetched from it lies in the cache below
+    return kept | {"HOME": str(home), "HF_HUB_OFFLINE": "1",
+                   "PATH": os.environ["PATH"].replace(f"{ROOT}/build/venv/bin:", "")}
+
+
+def read(page: str, instead: dict[str, str], folder: Path, home: Path) -> str:
+    """Types a page's lines in a folder. The shell shows each before it runs it, so what is wrong
+    is at the end of what this gives."""
+    typed = subprocess.run(
+        ["bash", "-v", "-e", "-o", "pipefail", "-c", pages.script(page, instead)], cwd=folder,
+        env=environment(home), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, timeout=900)
+    assert typed.returncode == 0, typed.stdout
+    return typed.stdout
+
+
+def git(*arguments: str, folder: Path) -> str:
+    return subprocess.run(
+        ["git", "-c", "safe.directory=*", "-c", "user.name=test", "-c", "user.email=test@localhost",
+         *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A reader's home, with a model that was fetched from the hub."""
+    home = tmp_path_factory.mktemp("home")
+    repository = home / ".cache/huggingface/hub/models--openai-community--gpt2"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text(COMMIT)
+    write_checkpoint(repository / "snapshots" / COMMIT, SHAPES["one_block"])
+    return home
+
+
+@pytest.fixture(scope="module")
+def readme(tmp_path_factory, home) -> Iterator[tuple[Path, str]]:
+    """The checkout of a reader who has typed README.md, and what the lines printed."""
+    folder = tmp_path_factory.mktemp("a reader's")
+    repository = folder / "repository"
+    repository.mkdir()
+    for name in filter(None, git("ls-files", "-z", "-co", "--exclude-standard",
+                                 folder=ROOT).split("\0")):
+        if (ROOT / name).is_file():
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, repository / name)
+    git("init", "--quiet", folder=repository)
+    git("add", "--all", folder=repository)
+    git("commit", "--quiet", "--message", "as it is", folder=repository)
+    model = folder / "model"
+    write_checkpoint(model, SHAPES["one_block"])
+
+    instead = {
+        # the machine has it all, or this would not run
+        "apt-get update && apt-get install --yes git make sudo": "git --version; make --version",
+        "git clone REPOSITORY": f"git clone --quiet {shlex.quote(str(repository))}",
+        "/path/to/pg_config": shlex.quote(os.environ["PG_CONFIG"]),
+        "path/to/model": shlex.quote(str(model)),
+        # this is it; and half an hour with PyTorch
+        "make test": "make -n test",
+        "make bench": "make -n bench",
+    }
+    if os.getuid() == 0:
+        instead["sudo make"] = "make"
+    try:
+        yield folder / "gpt2", read("README.md", instead, folder, home)
+    finally:
+        checkout = folder / "gpt2"
+        if checkout.exists():
+            subprocess.run(["make", "clean"], cwd=checkout, env=environment(home), check=True)
+            assert not (checkout / "build").exists()
+
+
+def test_readme(readme):
+    _, printed = readme
+    assert "SELECT gpt2_generate('Happy New Year!')" in printed
+    assert re.search(r'loaded model "gpt2": [\d,]+ parameters', printed)
+    assert re.search(r'loaded model "mine": [\d,]+ parameters', printed)
+    assert re.search(r"^mine +default +[\d,]+ +float16 ", printed, re.MULTILINE)
+    assert 'dropped model "mine"' in printed
+
+
+@pytest.mark.parametrize("page", [page for page in WITH_LINES if page != "README.md"])
+def test_page(readme, home, page):
+    checkout, _ = readme
+    instead = {}
+    if page == "docs/tuning.md":  # the machine stays as it is
+        instead["sysctl -w vm.nr_hugepages=600"] = "cat /proc/sys/vm/nr_hugepages"
+    if page == "docs/generation.md" and psql_version(checkout, home) < 17:
+        # the page says so: from psql 17 on
+        instead["FETCH 1 FROM c \\watch i=0 min_rows=1"] = "FETCH 1 FROM c;"
+    read(page, instead, checkout, home)
+
+
+def psql_version(checkout: Path, home: Path) -> int:
+    printed = in_shell("psql --version", checkout, home)
+    return int(re.search(r"\) (\d+)", printed)[1])
+
+
+def in_shell(line: str, checkout: Path, home: Path) -> str:
+    """What a line prints in a shell that README.md's one line has set up."""
+    return subprocess.run(["bash", "-e", "-c", f'eval "$(make -s env)"\n{line}'], cwd=checkout,
+                          env=environment(home), check=True, capture_output=True, text=True).stdout
+
+
+def completion(checkout: Path, home: Path) -> str:
+    return in_shell("""psql -XAtc "SELECT gpt2_generate('To create an index', echo => false)" """,
+                    checkout, home).removesuffix("\n")
+
+
+def test_psql_prints_the_completion(readme, home):
+    """Both ways of docs/generation.md; psql prints each piece on a line of its own."""
+    checkout, _ = readme
+    _, before_17, from_17 = pages.blocks("docs/generation.md")
+    code = from_17 if psql_version(checkout, home) >= 17 else before_17
+    assert in_shell(code, checkout, home).replace("\n", "") \
+        == completion(checkout, home).replace("\n", "")
+
+
+def test_psycopg_prints_the_completion(readme, home):
+    checkout, _ = readme
+    [code] = pages.blocks("docs/generation.md", "python")
+    printed = in_shell(f"build/venv/bin/python -c {shlex.quote(code)}", checkout, home)
+    assert printed == completion(checkout, home)
+
+
+@pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="needs Node.js")
+def test_node_prints_the_completion(readme, home, tmp_path):
+    checkout, _ = readme
+    [code] = pages.blocks("docs/generation.md", "js")
+    (tmp_path / "client.mjs").write_text(code)
+    subprocess.run(["npm", "install", "--silent", "pg@8", "pg-query-stream@4"], cwd=tmp_path,
+                   check=True, capture_output=True)
+    printed = in_shell(f"node {shlex.quote(str(tmp_path / 'client.mjs'))}", checkout, home)
+    assert printed == completion(checkout, home)
+
+
+def test_installcheck_alone(readme, home):
+    """By the one line, `make installcheck` finds the server as with any extension."""
+    checkout, _ = readme
+    printed = in_shell("make installcheck", checkout, home)
+    assert re.search(r"All \d+ tests passed", printed)
+
+
+def test_hint_of_the_loader_is_the_line(readme, home):
+    """Where no database is named, the loader says how; the hint's command mends it."""
+    checkout, _ = readme
+    loader = [checkout / "build/venv/bin/gpt2-loader", "list"]
+    refused = subprocess.run(loader, cwd=checkout, env=environment(home) | {"PGHOST": "/nowhere"},
+                             capture_output=True, text=True)
+    assert refused.returncode == 1
+    [hint] = re.findall(r"HINT: .*: (eval .*)$", refused.stderr, re.MULTILINE)
+    assert in_shell(f"{hint}\nbuild/venv/bin/gpt2-loader list", checkout, home).startswith("name ")
+    assert hint in pages.blocks("README.md")[2]
+
+
+def test_version(readme, home):
+    checkout, _ = readme
+    version = json.loads((ROOT / "META.json").read_text())["version"]
+    assert in_shell("build/venv/bin/gpt2-loader --version", checkout, home) \
+        == f"gpt2-loader {version}\n"
+
+
+def test_a_flag_is_shown_as_a_flag(readme, home):
+    checkout, _ = readme
+    printed = in_shell("build/venv/bin/gpt2-loader load --help", checkout, home)
+    for flag in ("--replace", "--default"):
+        assert re.search(rf"^  {flag}  +[A-Z]", printed, re.MULTILINE), printed
+
+
+TARGETS = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_dry_run_does_nothing(target, tmp_path):
+    """`make -n` prints, and neither makes a file nor starts a server."""
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("Makefile", "META.json", "extension", "sql", "plpython", "loader", "tests"):
+        (checkout / name).symlink_to(ROOT / name)
+    before = sorted(path.name for path in checkout.iterdir())
+    subprocess.run(["make", "-n", target, "MODEL=x"], cwd=checkout, env=environment(tmp_path),
+                   check=True, capture_output=True)
+    assert sorted(path.name for path in checkout.iterdir()) == before
+
+
+# ---- The scripts of the set-up
+
+
+def test_server_without_plpython(tmp_path):
+    """A server that has no PL/Python, and that apt does not manage, does for all but
+    gpt2_plpython3u."""
+    def asked(option: str) -> Path:
+        return Path(subprocess.run([os.environ["PG_CONFIG"], option], check=True, text=True,
+                                   capture_output=True).stdout.strip())
+
+    # PostgreSQL finds its files from where its programs lie
+    server = tmp_path / "server"
+    for option in ("--bindir", "--sharedir", "--pkglibdir", "--includedir-server"):
+        copy = server / asked(option).relative_to("/")
+        copy.mkdir(parents=True, exist_ok=True)
+        for path in asked(option).iterdir():
+            if path.name in ("postgres", "pg_config"):
+                shutil.copy(path, copy)
+            elif path.name == "extension":
+                (copy / path.name).mkdir()
+            else:
+                (copy / path.name).symlink_to(path)
+    pg_config = server / asked("--bindir").relative_to("/") / "pg_config"
+    made = subprocess.run([ROOT / "extension/setup/packages"], capture_output=True, text=True,
+                          env=environment(tmp_path) | {"PG_CONFIG": str(pg_config)})
+    assert made.returncode == 0, made.stderr
+    assert "going on without postgresql-plpython3-" in made.stderr
+    assert "gpt2_plpython3u" in made.stderr
+    assert f"in {pg_config.parent}\n" in made.stderr
+
+
+def test_stop_where_nobody_reaps(readme, home):
+    """A server that has ended, but whose parent does not ask for its end, has stopped: it is a
+    zombie as long as PID 1 of a container leaves it so."""
+    if os.getuid() != 0:
+        pytest.skip("needs root, for a PID namespace")
+    checkout, _ = readme
+    # in the new namespace PID 1 is a process that never reaps
+    shell = ("import os, subprocess, sys, time\n"
+             "if os.fork() == 0:\n"
+             "    code = subprocess.call(['sh', '-ec', sys.argv[1]])\n"
+             "    open(sys.argv[2], 'w').write(str(code)); time.sleep(600)\n"
+             "while not os.path.exists(sys.argv[2]) or not open(sys.argv[2]).read():\n"
+             "    time.sleep(0.1)\n"
+             "sys.exit(int(open(sys.argv[2]).read()))")
+    code = home / "code"
+    subprocess.run(["make", "stop"], cwd=checkout, env=environment(home), check=True)
+    stopped = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c", shell,
+         "make server && make stop", str(code)],
+        cwd=checkout, env=environment(home), capture_output=True, text=True, timeout=50)
+    assert stopped.returncode == 0, stopped.stderr
+    assert "cluster: stopping" in stopped.stderr
+
+
+def test_pgxn_load(new_database, tmp_path):
+    """pgxnclient makes what META.json provides. What has no SQL file it passes over without a
+    word."""
+    shutil.copy(ROOT / "META.json", tmp_path)
+    uri = new_database()
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION vector")
+        subprocess.run(
+            [Path(sys.executable).parent / "pgxn", "load", "--yes", "--pg_config",
+             os.environ["PG_CONFIG"], "--dbname", uri, f"{tmp_path}/", "gpt2"],
+            check=True, capture_output=True)
+        assert one(connection, "SELECT count(*) FROM gpt2_models()") == 0
