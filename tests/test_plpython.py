@@ -13,12 +13,19 @@ from test_loader import (  # noqa: F401  fixtures among them
     database,
     db,
     directory,
+    has_plpython,
     load_by_server,
     make_tensors,
     write,
 )
 
 SQL = "SELECT gpt2_load_model(%s)"
+
+
+@pytest.fixture(autouse=True)
+def need_plpython(db):  # noqa: F811
+    if not has_plpython(db):
+        pytest.skip("the server has no PL/Python")
 
 
 @pytest.fixture
