@@ -279,12 +279,10 @@ def test_pgxn_load(new_database, tmp_path):
     uri = new_database()
     with psycopg.connect(uri, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION vector")
-        scripts = Path(sys.executable).parent
+        # not by its commands, scripts that cannot run from a path with a space
         loaded = subprocess.run(
-            [scripts / "pgxn", "load", "--yes", "--pg_config", os.environ["PG_CONFIG"],
-             "--dbname", uri, f"{tmp_path}/", "gpt2"],
-            # its commands are scripts of their own, for the `python` that they find
-            env=os.environ | {"PATH": f"{scripts}:{os.environ['PATH']}"},
-            capture_output=True, text=True)
+            [sys.executable, "-c", "import sys, pgxnclient.cli as c; c.main(sys.argv[1:])",
+             "load", "--yes", "--pg_config", os.environ["PG_CONFIG"], "--dbname", uri,
+             f"{tmp_path}/", "gpt2"], capture_output=True, text=True)
         assert loaded.returncode == 0, loaded.stderr
         assert one(connection, "SELECT count(*) FROM gpt2_models()") == 0
