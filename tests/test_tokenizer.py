@@ -324,11 +324,10 @@ def test_database_collation(conn, new_database, reference, options):
         rng = random.Random(5)
         check(other, reference, [adversarial(rng) for _ in range(1500)])
         # the catalogs are the same too: the vocabulary is made by queries over text
-        same = """SELECT sha256(string_agg(t::text, ',' ORDER BY t.token)::bytea)
-                  FROM gpt2.token AS t
-                  UNION ALL
-                  SELECT sha256(string_agg(m::text, ',' ORDER BY m.rank)::bytea)
-                  FROM gpt2.merge AS m"""
+        same = """SELECT (SELECT sha256(string_agg(t::text, ',' ORDER BY t.token)::bytea)
+                          FROM gpt2.token AS t),
+                         (SELECT sha256(string_agg(m::text, ',' ORDER BY m.rank)::bytea)
+                          FROM gpt2.merge AS m)"""
         assert other.execute(same).fetchall() == conn.execute(same).fetchall()
 
 
