@@ -562,7 +562,7 @@ WHERE m.model = :model;
 -- | 1. bytes | [unicode.sql], [byte_encoder.sql] | Radford 2019, 2.2 |
 -- | 2. merges | [bpe.sql], [vocabulary.sql] | Sennrich 2016, 3.2; Radford 2019, 2.2 |
 -- | 3. tokens | [tokenize.sql], [detokenize.sql] | Radford 2019, 2.2 |
--- | 4. embeddings | [forward.sql], [tables.sql] | Vaswani 2017, 3.4 and 3.5; Radford 2018, 3.1 |
+-- | 4. embeddings | [forward.sql], [weights.sql] | Vaswani 2017, 3.4 and 3.5; Radford 2018, 3.1 |
 -- | 5. layer norm | [layer_norm.sql] | Ba 2016, 3 |
 -- | 6. queries, keys, values | [linear.sql], [neurons.sql] | Vaswani 2017, 3.2.2 |
 -- | 7. one head | [attention.sql] | Vaswani 2017, 3.2.1 |
@@ -598,7 +598,7 @@ WHERE m.model = :model;
 -- [block.sql]: ../sql/model/block.sql
 -- [bpe.sql]: ../sql/tokenizer/bpe.sql
 -- [byte_encoder.sql]: ../sql/tokenizer/byte_encoder.sql
--- [cache.sql]: ../sql/generation/cache.sql
+-- [cache.sql]: ../sql/engine/cache.sql
 -- [detokenize.sql]: ../sql/tokenizer/detokenize.sql
 -- [forward.sql]: ../sql/model/forward.sql
 -- [generate.sql]: ../sql/generation/generate.sql
@@ -608,10 +608,10 @@ WHERE m.model = :model;
 -- [lens.sql]: ../sql/insight/lens.sql
 -- [linear.sql]: ../sql/model/linear.sql
 -- [mlp.sql]: ../sql/model/mlp.sql
--- [neurons.sql]: ../sql/schema/neurons.sql
+-- [neurons.sql]: ../sql/storage/neurons.sql
 -- [next_token.sql]: ../sql/generation/next_token.sql
 -- [sample.sql]: ../sql/sampling/sample.sql
--- [tables.sql]: ../sql/schema/tables.sql
+-- [weights.sql]: ../sql/storage/weights.sql
 -- [tokenize.sql]: ../sql/tokenizer/tokenize.sql
 -- [trace.sql]: ../sql/insight/trace.sql
 -- [unicode.sql]: ../sql/tokenizer/unicode.sql

@@ -16,7 +16,7 @@ CASES = range(len(FIXTURES["model"]))
 
 SEARCH = """
     SELECT s.*
-    FROM (SELECT gpt2._model(%s::text) AS m OFFSET 0) AS m
+    FROM (SELECT c AS m FROM gpt2._chosen_model(%s::text) AS c OFFSET 0) AS m
     CROSS JOIN LATERAL gpt2._search(%s::int[], m.m, %s::int, %s::int, %s::float8) AS s
     ORDER BY s.step"""
 
@@ -194,7 +194,7 @@ def test_common_past(models):
             ["demo", prompt, 2, 40, 0]).fetchall()
         total = models.execute(
             """SELECT sum(l.logit - (SELECT ln(sum(exp(a.logit))) FROM gpt2._logits(p.y, m.m) AS a))
-               FROM (SELECT gpt2._model('demo'::text) AS m OFFSET 0) AS m
+               FROM (SELECT c AS m FROM gpt2._chosen_model('demo'::text) AS c OFFSET 0) AS m
                CROSS JOIN unnest(gpt2_forward(%s::int[], 'demo')) WITH ORDINALITY AS p (y, n)
                CROSS JOIN LATERAL gpt2._logits(p.y, m.m) AS l
                WHERE p.n >= %s AND l.token = (%s::int[])[p.n + 1]""",

@@ -282,7 +282,7 @@ def test_immutable_is_pure(conn):
     assert [name for name, body in functions.items() if ":relkind r" in body] == []
     # the tables of those that do read look like this
     assert ":relkind r" in conn.execute(
-        "SELECT prosqlbody::text FROM pg_proc WHERE proname = '_vocabulary'").fetchone()[0]
+        "SELECT prosqlbody::text FROM pg_proc WHERE proname = '_chosen_model'").fetchone()[0]
 
 
 def test_no_search_path_holes(conn):

@@ -39,7 +39,7 @@ def test_cached_equals_uncached(shapes, name):
     text += FIXTURES[f"{name}/greedy"].tolist()
     uncached = shapes.execute(
         """SELECT array_agg(best.token ORDER BY p.n)
-           FROM (SELECT gpt2._model(%s::text) AS m OFFSET 0) AS m
+           FROM (SELECT c AS m FROM gpt2._chosen_model(%s::text) AS c OFFSET 0) AS m
            CROSS JOIN unnest(gpt2_forward(%s::int[], %s)) WITH ORDINALITY AS p (y, n)
            CROSS JOIN LATERAL (
                SELECT l.token FROM gpt2._logits(p.y, m.m) AS l ORDER BY l.logit DESC, l.token LIMIT 1

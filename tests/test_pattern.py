@@ -224,7 +224,7 @@ TOKENS = """
 PATTERN_TOKENS = """
     WITH prepared AS MATERIALIZED (
         SELECT m.m, gpt2._pattern(%s, m.m) AS p
-        FROM (SELECT gpt2._model('demo'::text) AS m OFFSET 0) AS m
+        FROM (SELECT c AS m FROM gpt2._chosen_model('demo'::text) AS c OFFSET 0) AS m
     )
     SELECT b.bytes, coalesce(t.tokens, '{}'), s.is_complete, s.goes_on
     FROM prepared AS p
@@ -255,7 +255,7 @@ def test_kinds_are_few(demo, pattern, at_most):
     """A step tries a text for each kind of token: 8,191 tokens would take it as many."""
     ((n,),) = demo.execute(
         """SELECT sum(cardinality(s.kinds))
-           FROM (SELECT gpt2._pattern(%s, gpt2._model('demo'::text)) AS p OFFSET 0) AS p
+           FROM (SELECT gpt2._pattern(%s, m) AS p FROM gpt2._chosen_model('demo') AS m OFFSET 0) AS p
            CROSS JOIN unnest((p.p).starts) AS s""", [pattern]).fetchall()
     assert 0 < n <= at_most
 

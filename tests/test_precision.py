@@ -82,7 +82,7 @@ def test_calls(both):
 def test_activation_is_asked_once(both):
     """A fence that counts of calls do not show: reading a field of a row is no call."""
     plan = [row[0] for row in both.execute(
-        """EXPLAIN (VERBOSE) SELECT f.y FROM (SELECT gpt2._model('single'::text) AS m OFFSET 0) AS m
+        """EXPLAIN (VERBOSE) SELECT f.y FROM (SELECT c AS m FROM gpt2._chosen_model('single'::text) AS c OFFSET 0) AS m
            CROSS JOIN LATERAL gpt2._mlp('[1]', m.m, 0) AS f""")]
     assert any("activation_function" in line for line in plan)
     assert [line for line in plan if "tanh" in line and "activation_function" in line] == []
@@ -94,7 +94,7 @@ def perplexity(conn: psycopg.Connection, model: str, text: str) -> float:
         """WITH t AS MATERIALIZED (SELECT (gpt2_tokenize(%(text)s, %(model)s))[:200] AS tokens)
            SELECT avg(s.total - s.logit)
            FROM t
-           CROSS JOIN (SELECT gpt2._model(%(model)s::text) AS m OFFSET 0) AS m
+           CROSS JOIN (SELECT c AS m FROM gpt2._chosen_model(%(model)s) AS c OFFSET 0) AS m
            CROSS JOIN unnest(gpt2_forward(t.tokens, %(model)s)) WITH ORDINALITY AS p (y, n)
            CROSS JOIN LATERAL (
                SELECT ln(sum(exp(l.logit))) AS total,

@@ -261,7 +261,7 @@ def test_long_lists_of_banned_tokens(demo):
         (mask,) = demo.execute(
             """SELECT to_jsonb((gpt2._sampling(m, banned_tokens => ARRAY(
                           SELECT generate_series(0, %s - 1)))).mask)
-               FROM gpt2._model('demo'::text) AS m""", (n,)).fetchone()
+               FROM gpt2._chosen_model('demo') AS m""", (n,)).fetchone()
         if n == 1000:
             assert mask == {"allowed": None, "banned": list(range(1000))}
         else:
@@ -274,7 +274,7 @@ def test_long_lists_of_banned_tokens(demo):
 def test_logit_bias_by_text(demo):
     """A text is its tokens, a key of digits an id; several ways to say one token add up."""
     rows = demo.execute(
-        """SELECT b.* FROM gpt2._model('demo'::text) AS m,
+        """SELECT b.* FROM gpt2._chosen_model('demo') AS m,
                   unnest((gpt2._sampling(m, logit_bias => %s)).bias) AS b""",
         (json.dumps({" index": 1.5, "8191": False, "007": -2, "7 ": 3, " the index": 0}),)
     ).fetchall()
@@ -294,7 +294,7 @@ def apply_demo(demo: psycopg.Connection, bias: dict) -> list[tuple]:
         """SELECT d.* FROM (
                SELECT m, gpt2._sampling(m, 1, 20, logit_bias => %s) AS o,
                       (gpt2._run(gpt2._start('{464}', m), m, 1)).y[1] AS y
-               FROM gpt2._model('demo'::text) AS m OFFSET 0) AS i
+               FROM gpt2._chosen_model('demo') AS m OFFSET 0) AS i
            CROSS JOIN LATERAL gpt2._distribution(i.y, i.m, i.o, '{464}', 1) AS d
            ORDER BY d.rank""", (json.dumps(bias),)).fetchall()
 
@@ -310,7 +310,7 @@ def test_log_probability_is_the_models_own(demo, options):
         f"""SELECT s.token, s.logprob,
                    ARRAY(SELECT l.logit FROM gpt2._logits(i.y, i.m) AS l ORDER BY l.token)
             FROM (SELECT m, {call} AS o, (gpt2._run(gpt2._start('{{464,1,2}}', m), m, 3)).y[3] AS y
-                  FROM gpt2._model('demo'::text) AS m OFFSET 0) AS i
+                  FROM gpt2._chosen_model('demo') AS m OFFSET 0) AS i
             CROSS JOIN LATERAL gpt2._sample(i.y, i.m, i.o, '{{464,1,2}}', 3, NULL) AS s""",
         parameters).fetchall()
     if options == {"allowed_tokens": []}:
@@ -324,7 +324,7 @@ def test_log_probability_is_the_models_own(demo, options):
     (without,) = demo.execute(
         f"""SELECT s.logprob
             FROM (SELECT m, {call} AS o, (gpt2._run(gpt2._start('{{464,1,2}}', m), m, 3)).y[3] AS y
-                  FROM gpt2._model('demo'::text) AS m OFFSET 0) AS i
+                  FROM gpt2._chosen_model('demo') AS m OFFSET 0) AS i
             CROSS JOIN LATERAL gpt2._sample(i.y, i.m, i.o, '{{464,1,2}}', 3, NULL) AS s""",
         parameters | {"logprobs": False}).fetchone()
     assert without is None
@@ -337,7 +337,7 @@ def test_generation_ends_where_no_token_is_possible(demo):
         call, parameters = sampling(options)
         (tokens,) = demo.execute(
             f"""SELECT (gpt2._run(gpt2._start('{{464,1,2}}', m), m, 40, o)).tokens
-                FROM (SELECT m, {call} AS o FROM gpt2._model('demo'::text) AS m OFFSET 0) AS i""",
+                FROM (SELECT m, {call} AS o FROM gpt2._chosen_model('demo') AS m OFFSET 0) AS i""",
             parameters).fetchone()
         assert tokens == [464, 1, 2] + [5] * ("no_repeat_ngram_size" in options)
 

@@ -58,10 +58,12 @@ FORWARD = """SELECT a.*
     FROM (SELECT i.*, gpt2._wanted(hooks, NULL, m) AS wanted,
                  gpt2._patch(patch, cardinality(tokens), m) AS patch,
                  gpt2._steering(steer, m) AS steer
-          FROM (SELECT gpt2._model(%s::text) AS m, %s::int[] AS tokens, %s::text[] AS hooks,
-                       %s::gpt2.activation[] AS patch, %s::gpt2.steering[] AS steer
-                OFFSET 0) AS i (m, tokens, hooks, patch, steer)
-          OFFSET 0) AS i (m, tokens, h, p, s, wanted, patch, steer)
+          FROM (SELECT *
+                FROM (SELECT %s::text AS name, %s::int[] AS tokens, %s::text[] AS hooks,
+                             %s::gpt2.activation[] AS patch, %s::gpt2.steering[] AS steer) AS i
+                CROSS JOIN LATERAL (SELECT c AS m FROM gpt2._chosen_model(i.name) AS c) AS m
+                OFFSET 0) AS i (name, tokens, hooks, patch, steer, m)
+          OFFSET 0) AS i (name, tokens, h, p, s, m, wanted, patch, steer)
     CROSS JOIN LATERAL gpt2._forward(i.tokens, i.m, i.wanted, i.patch, i.steer) AS a"""
 
 
@@ -118,7 +120,7 @@ def test_cached_pass_is_steered_alike(shapes, name):
         y = shapes.execute(
             """SELECT (gpt2._run(gpt2._start(%s::int[], m.m), m.m, %s, steer =>
                            gpt2._steering(%s::gpt2.steering[], m.m))).y[%s]::real[]
-               FROM (SELECT gpt2._model(%s::text) AS m OFFSET 0) AS m""",
+               FROM (SELECT c AS m FROM gpt2._chosen_model(%s::text) AS c OFFSET 0) AS m""",
             [FIXTURES[f"{name}/tokens"].tolist()[:n], n, steer, n, name]).fetchone()[0]
         assert_close(np.array(y, dtype=np.float32), FIXTURES[f"{name}/steered"][n - 1])
 

@@ -216,11 +216,7 @@ CREATE FUNCTION gpt2_beam(
     kept boolean, finished boolean
 )
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 256
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.m, i.tokens
@@ -245,11 +241,7 @@ CREATE FUNCTION gpt2_beam_search(
     echo boolean DEFAULT true, model text DEFAULT NULL
 ) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.m, i.tokens
@@ -257,7 +249,8 @@ BEGIN ATOMIC
         WHERE gpt2._check_beams(beams, max_tokens, length_penalty, i.m)
     )
     SELECT CASE WHEN echo THEN prompt ELSE '' END
-        || gpt2_detokenize(coalesce(array_remove(s.tokens, (i.m).eos_token), '{}'), (i.m).name)
+        || gpt2._detokenize(coalesce(array_remove(s.tokens, (i.m).eos_token), '{}'),
+                            (i.m).tokenizer, (i.m).n_token, (i.m).eos_token)
     FROM input AS i
     LEFT JOIN LATERAL (
         SELECT (s.hypotheses[1]).tokens

@@ -18,11 +18,7 @@ CREATE FUNCTION gpt2_complete(
     completion_tokens int
 )
 LANGUAGE sql VOLATILE PARALLEL SAFE COST 1000000 ROWS 1
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH request AS MATERIALIZED (
         SELECT r.*

@@ -15,11 +15,7 @@ CREATE FUNCTION gpt2_generate(
     prefix gpt2.prefix DEFAULT NULL
 ) RETURNS text
 LANGUAGE sql VOLATILE PARALLEL SAFE COST 1000000
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH request AS MATERIALIZED (
         SELECT r.*

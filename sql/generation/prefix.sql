@@ -4,11 +4,7 @@
 CREATE FUNCTION gpt2_prefix(prompt text, model text DEFAULT NULL)
 RETURNS gpt2.prefix
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
+--@include ../model/settings.sql
 BEGIN ATOMIC
     SELECT ROW((i.m).model, gpt2._edition(i.m), i.tokens, (c.context).n_past, (c.context).past,
                (c.context).recent, (c.context).y)::gpt2.prefix

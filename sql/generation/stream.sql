@@ -54,11 +54,7 @@ CREATE FUNCTION gpt2._stream(
     step int, token int, piece text, text text, logprob float8, finish_reason text
 )
 LANGUAGE sql VOLATILE PARALLEL SAFE ROWS 32
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH request AS MATERIALIZED (
         SELECT r.*

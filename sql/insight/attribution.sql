@@ -27,10 +27,7 @@ CREATE FUNCTION gpt2_direct_logit_attribution(
     prompt text, token int DEFAULT NULL, model text DEFAULT NULL
 ) RETURNS TABLE (component text, block int, head int, contribution float8)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.* FROM gpt2._input(prompt, gpt2_direct_logit_attribution.model) AS i
@@ -107,10 +104,7 @@ CREATE FUNCTION gpt2_neurons(
     prompt text, block int, top_k int DEFAULT 5, model text DEFAULT NULL
 ) RETURNS TABLE ("position" int, piece text, rank int, neuron int, activation float8, pushes text[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.* FROM gpt2._input(prompt, gpt2_neurons.model) AS i

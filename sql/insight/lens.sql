@@ -9,11 +9,7 @@ RETURNS TABLE (
     probability float8
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.* FROM gpt2._input(prompt, gpt2_logit_lens.model) AS i

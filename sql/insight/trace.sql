@@ -6,11 +6,7 @@ CREATE FUNCTION gpt2_trace(
     steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL
 ) RETURNS SETOF gpt2.activation
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.*, gpt2._wanted(hooks, blocks, i.m) AS wanted

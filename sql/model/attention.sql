@@ -6,7 +6,7 @@
 -- src/model.py.
 --
 -- This is the formula over all positions at once, as a reader wants to see it. Generation asks for
--- one position at a time, with a cache of the others: generation/cache.sql.
+-- one position at a time, with a cache of the others: engine/cache.sql.
 
 
 CREATE AGGREGATE gpt2._concat(vector) (

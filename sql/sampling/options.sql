@@ -89,7 +89,7 @@ BEGIN ATOMIC
     FROM (
         SELECT CASE WHEN k.is_id AND gpt2._check_token(k.key, 'logit_bias', m)
                     THEN ARRAY[k.key::int]
-                    ELSE gpt2_tokenize(k.key, (m).name) END AS tokens,
+                    ELSE gpt2._tokenize(k.key, (m).tokenizer, (m).n_token) END AS tokens,
                -- false: never; below 1e-100 a quotient could underflow
                CASE WHEN k.number IS NULL THEN '-Infinity'
                     WHEN abs(k.number) < 1e-100 THEN 0

@@ -16,11 +16,7 @@ CREATE FUNCTION gpt2_choose(
     prompt text, choices text[], model text DEFAULT NULL, prefix gpt2.prefix DEFAULT NULL
 ) RETURNS TABLE (choice text, logprob float8, probability float8, rank int)
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 10
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.m, i.tokens, cardinality(i.tokens) AS n
@@ -30,7 +26,7 @@ BEGIN ATOMIC
         SELECT c.choice, c.n, c.tokens, cardinality(c.tokens) AS n_token
         FROM (
             SELECT i.m, i.n AS n_prompt, d.choice, d.n,
-                   gpt2_tokenize(d.choice, (i.m).name) AS tokens
+                   gpt2._tokenize(d.choice, (i.m).tokenizer, (i.m).n_token) AS tokens
             FROM input AS i
             CROSS JOIN (
                 SELECT u.choice COLLATE "C" AS choice, min(u.n) AS n

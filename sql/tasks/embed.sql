@@ -35,11 +35,7 @@ CREATE FUNCTION gpt2_embed(
     text text, pooling text DEFAULT 'mean', block int DEFAULT NULL, model text DEFAULT NULL
 ) RETURNS vector
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.m, i.tokens,

@@ -39,11 +39,7 @@ CREATE FUNCTION gpt2_score(
     surprisal_bits float8
 )
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 100
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.m, i.tokens FROM gpt2._input(gpt2_score.text, gpt2_score.model) AS i
@@ -79,20 +75,16 @@ COMMENT ON FUNCTION gpt2_score(text, text, gpt2.prefix) IS
 CREATE FUNCTION gpt2_perplexity(text text, stride int DEFAULT NULL, model text DEFAULT NULL)
 RETURNS float8
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
-SET jit = off
-SET enable_bitmapscan = off
-SET enable_seqscan = off
-SET enable_memoize = off
-SET work_mem = '1GB'
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
-        SELECT m.m, gpt2_tokenize(gpt2_perplexity.text, (m.m).name) AS tokens, (m.m).n_ctx,
-               coalesce(gpt2_perplexity.stride, greatest((m.m).n_ctx / 2, 1)) AS stride
-        FROM (SELECT gpt2._model(gpt2_perplexity.model) AS m OFFSET 0) AS m
+        SELECT m, m.n_ctx, gpt2._tokenize(gpt2_perplexity.text, m.tokenizer, m.n_token) AS tokens,
+               coalesce(gpt2_perplexity.stride, greatest(m.n_ctx / 2, 1)) AS stride
+        FROM gpt2._chosen_model(gpt2_perplexity.model) AS m
         WHERE gpt2_perplexity.text IS NOT NULL
-          AND gpt2._assert(coalesce(gpt2_perplexity.stride, 1) BETWEEN 1 AND (m.m).n_ctx,
+          AND gpt2._assert(coalesce(gpt2_perplexity.stride, 1) BETWEEN 1 AND m.n_ctx,
                   'invalid_parameter_value',
-                  format('stride must be 1 to %s for model "%s"', (m.m).n_ctx, (m.m).name),
+                  format('stride must be 1 to %s for model "%s"', m.n_ctx, m.name),
                   format('It is %s.', gpt2_perplexity.stride),
                   'Use NULL for half the context.')
     ), part AS MATERIALIZED (

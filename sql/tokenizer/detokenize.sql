@@ -66,7 +66,7 @@ COMMENT ON FUNCTION gpt2._utf8(bytea) IS
     'bytes as text, with U+FFFD for what is not UTF-8 and for U+0000';
 
 
-CREATE FUNCTION gpt2_detokenize(tokens int[], model text DEFAULT NULL)
+CREATE FUNCTION gpt2._detokenize(tokens int[], tokenizer int, n_token int, eos_token int)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 SET jit = off
@@ -83,13 +83,25 @@ BEGIN ATOMIC
     END
     FROM (
         SELECT i.n, i.token,
-               CASE WHEN i.token = v.eos_token THEN '<|endoftext|>' ELSE t.bytes END AS bytes,
-               greatest(v.n_token - 1, v.eos_token) AS largest
-        FROM gpt2._vocabulary(model) AS v
-        CROSS JOIN unnest(tokens) WITH ORDINALITY AS i (token, n)
+               CASE WHEN i.token = _detokenize.eos_token THEN '<|endoftext|>' ELSE t.bytes END
+                   AS bytes,
+               greatest(_detokenize.n_token - 1, _detokenize.eos_token) AS largest
+        FROM unnest(tokens) WITH ORDINALITY AS i (token, n)
         LEFT JOIN gpt2.token AS t
-            ON t.tokenizer = v.tokenizer AND t.token = i.token AND t.token < v.n_token
+            ON t.tokenizer = _detokenize.tokenizer AND t.token = i.token
+           AND t.token < _detokenize.n_token
     ) AS i;
 END;
-COMMENT ON FUNCTION gpt2_detokenize(int[], text) IS
+COMMENT ON FUNCTION gpt2._detokenize IS
+    'text of token ids; bytes that are not UTF-8 become U+FFFD; NULL for NULL';
+
+
+CREATE FUNCTION gpt2_detokenize(tokens int[], model text DEFAULT NULL)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT gpt2._detokenize(tokens, v.tokenizer, v.n_token, v.eos_token)
+    FROM gpt2._chosen_vocabulary(gpt2_detokenize.model) AS v;
+END;
+COMMENT ON FUNCTION gpt2_detokenize IS
     'text of token ids; bytes that are not UTF-8 become U+FFFD; NULL for NULL';

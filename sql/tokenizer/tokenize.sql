@@ -2,40 +2,37 @@
 -- Source: encode() in openai/gpt-2, src/encoder.py. <|endoftext|> in a text is ordinary text.
 
 
-CREATE FUNCTION gpt2_tokenize(prompt text, model text DEFAULT NULL)
+CREATE FUNCTION gpt2._tokenize(text text, tokenizer int, n_token int)
 RETURNS int[]
 LANGUAGE sql STABLE PARALLEL SAFE
 SET jit = off
 -- the words of 1 MB stay in memory: 4 MB is the default
 SET work_mem = '64MB'
 BEGIN ATOMIC
-    WITH vocabulary AS MATERIALIZED (
-        SELECT * FROM gpt2._vocabulary(gpt2_tokenize.model)
-    ), word AS MATERIALIZED (
+    WITH word AS MATERIALIZED (
         SELECT w.n, w.match[1] AS word
-        FROM regexp_matches(prompt COLLATE "C", gpt2._split_pattern(), 'g')
+        FROM regexp_matches(_tokenize.text COLLATE "C", gpt2._split_pattern(), 'g')
             WITH ORDINALITY AS w (match, n)
     ), whole AS MATERIALIZED (
         -- distinct words, with the token of those that are one
         SELECT w.bytes, t.token
-        FROM vocabulary AS v
-        CROSS JOIN (SELECT convert_to(d.word, 'UTF8')
-                    FROM (SELECT DISTINCT word.word FROM word) AS d) AS w (bytes)
+        FROM (SELECT convert_to(d.word, 'UTF8')
+              FROM (SELECT DISTINCT word.word FROM word) AS d) AS w (bytes)
         LEFT JOIN gpt2.token AS t
-            ON t.tokenizer = v.tokenizer AND t.bytes = w.bytes AND t.mergeable
-           AND t.token < v.n_token
+            ON t.tokenizer = _tokenize.tokenizer AND t.bytes = w.bytes AND t.mergeable
+           AND t.token < _tokenize.n_token
     ), encoded (bytes, symbols) AS (
         SELECT bytes, gpt2._symbol(token) FROM whole WHERE token IS NOT NULL
         UNION ALL
         -- the others, merged to the end
         SELECT b.word, b.symbols
-        FROM vocabulary AS v
-        CROSS JOIN (SELECT array_agg(bytes) FROM whole WHERE token IS NULL
-                    HAVING count(*) > 0) AS o (words)
-        CROSS JOIN LATERAL gpt2._encode(o.words, v.tokenizer, v.n_token) AS b
+        FROM (SELECT array_agg(bytes) FROM whole WHERE token IS NULL
+              HAVING count(*) > 0) AS o (words)
+        CROSS JOIN LATERAL
+            gpt2._encode(o.words, _tokenize.tokenizer, _tokenize.n_token) AS b
     )
     SELECT CASE
-        WHEN prompt IS NOT NULL THEN gpt2._symbols_to_tokens((
+        WHEN _tokenize.text IS NOT NULL THEN gpt2._symbols_to_tokens((
             SELECT string_agg(e.symbols, '' ORDER BY w.n)
             -- Each word is encoded and the other way round. FULL says so to the planner, which
             -- expects ten words and would loop over a million: it cannot do a FULL JOIN so.
@@ -43,16 +40,30 @@ BEGIN ATOMIC
             FULL JOIN encoded AS e ON convert_from(e.bytes, 'UTF8') = w.word))
     END;
 END;
-COMMENT ON FUNCTION gpt2_tokenize(text, text) IS
+COMMENT ON FUNCTION gpt2._tokenize IS
+    'token ids of a text, of those below n_token of a vocabulary';
+
+
+CREATE FUNCTION gpt2_tokenize(text text, model text DEFAULT NULL)
+RETURNS int[]
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT gpt2._tokenize(gpt2_tokenize.text, v.tokenizer, v.n_token)
+    FROM gpt2._chosen_vocabulary(gpt2_tokenize.model) AS v;
+END;
+COMMENT ON FUNCTION gpt2_tokenize IS
     'token ids of a text, exactly GPT-2''s; NULL for NULL';
 
 
-CREATE FUNCTION gpt2_tokens(prompt text, model text DEFAULT NULL)
+CREATE FUNCTION gpt2_tokens(text text, model text DEFAULT NULL)
 RETURNS TABLE ("position" int, token int, piece text)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 BEGIN ATOMIC
-    SELECT t.n::int - 1, t.token, gpt2_detokenize(ARRAY[t.token], model)
-    FROM unnest(gpt2_tokenize(prompt, model)) WITH ORDINALITY AS t (token, n);
+    SELECT t.n::int - 1, t.token,
+           gpt2._detokenize(ARRAY[t.token], v.tokenizer, v.n_token, v.eos_token)
+    FROM gpt2._chosen_vocabulary(gpt2_tokens.model) AS v
+    CROSS JOIN LATERAL unnest(gpt2._tokenize(gpt2_tokens.text, v.tokenizer, v.n_token))
+        WITH ORDINALITY AS t (token, n);
 END;
 COMMENT ON FUNCTION gpt2_tokens(text, text) IS
     'tokens of a text, a row each: position from 0, id, and the text it stands for';
@@ -63,7 +74,7 @@ RETURNS TABLE (step int, token int, merged text, pieces text[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
 BEGIN ATOMIC
     SELECT b.step, t.token, gpt2._utf8(t.bytes), p.pieces
-    FROM gpt2._vocabulary(model) AS v
+    FROM gpt2._chosen_vocabulary(gpt2_bpe.model) AS v
     CROSS JOIN LATERAL gpt2._bpe(ARRAY[convert_to(word, 'UTF8')], v.tokenizer, v.n_token) AS b
     JOIN gpt2.token AS t
         ON t.tokenizer = v.tokenizer AND t.token = ascii(substr(b.rule, 4)) - 65536

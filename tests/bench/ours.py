@@ -13,7 +13,7 @@ from bench.samples import seconds
 SPAN = 16
 
 #: the text so far and a model, read once
-MODEL = "(SELECT gpt2._model(%(model)s::text) AS m OFFSET 0) AS m"
+MODEL = "(SELECT c AS m FROM gpt2._chosen_model(%(model)s) AS c OFFSET 0) AS m"
 
 #: the context after tokens, of which there are n
 READ = "gpt2._run(gpt2._start(%(tokens)s::int[], m.m), m.m, %(n)s)"

@@ -37,7 +37,7 @@ def logits(conn: psycopg.Connection, tokens: list[int], name: str) -> np.ndarray
     """[n_vocab]: after the last token, by the cached path that generation takes."""
     rows = conn.execute(
         """SELECT array_agg(l.logit ORDER BY l.token)
-           FROM (SELECT gpt2._model(%s::text) AS m OFFSET 0) AS m
+           FROM (SELECT c AS m FROM gpt2._chosen_model(%s::text) AS c OFFSET 0) AS m
            CROSS JOIN LATERAL (
                SELECT (gpt2._run(gpt2._start(%s::int[], m.m), m.m, %s)).y[%s] AS y OFFSET 0) AS c
            CROSS JOIN LATERAL gpt2._logits(c.y, m.m) AS l""",
@@ -50,6 +50,6 @@ def greedy(conn: psycopg.Connection, tokens: list[int], n: int, name: str) -> li
     row = conn.execute(
         """SELECT (gpt2._run(gpt2._start(%s::int[], m.m), m.m, least(%s, (m.m).n_ctx),
                              gpt2._sampling(m.m))).tokens[%s + 1:]
-           FROM (SELECT gpt2._model(%s::text) AS m OFFSET 0) AS m""",
+           FROM (SELECT c AS m FROM gpt2._chosen_model(%s::text) AS c OFFSET 0) AS m""",
         [tokens, len(tokens) + n, len(tokens), name]).fetchone()
     return row[0]

@@ -284,7 +284,7 @@ CREATE TRIGGER update_layer_norm INSTEAD OF UPDATE ON gpt2.layer_norm
     FOR EACH ROW EXECUTE FUNCTION gpt2._update_layer_norm();
 
 
--- A statement is one edit, however many rows it updates (edition.sql).
+-- A statement is one edit, however many rows it updates (editions.sql).
 
 CREATE TRIGGER view_edited AFTER UPDATE ON gpt2.linear EXECUTE FUNCTION gpt2._end_edit();
 CREATE TRIGGER view_edited AFTER UPDATE ON gpt2.wte EXECUTE FUNCTION gpt2._end_edit();

@@ -15,7 +15,7 @@ BEGIN
     PERFORM gpt2._check_name(name);
     -- Nobody shall drop the base from here on.
     LOCK TABLE gpt2.model IN SHARE ROW EXCLUSIVE MODE;
-    parent := gpt2._model(from_model);
+    SELECT * INTO parent FROM gpt2._chosen_model(from_model);
     variant := gpt2._add_model(name, to_jsonb(parent) || jsonb_build_object(
         'base', coalesce(parent.base, parent.model), 'revision', NULL, 'sha256', NULL,
         'source', format('variant of "%s"', parent.name)));

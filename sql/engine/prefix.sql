@@ -1,0 +1,70 @@
+-- The prompt cache as a value: what a model made of the beginning that many prompts share.
+
+
+CREATE TYPE gpt2.prefix AS (
+    model int,
+    edition bigint[],   -- of the model's weights, when they were read
+    tokens int[],
+    n_past int,
+    past gpt2._past[],  -- these four are as in gpt2._context
+    recent vector[],
+    y vector[]
+);
+COMMENT ON TYPE gpt2.prefix IS
+    'the beginning of a prompt, read by a model: see gpt2_prefix; it can be stored in a column';
+
+
+CREATE FUNCTION gpt2._check_prefix(prefix gpt2.prefix, m gpt2.model)
+RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT gpt2._assert((prefix).model = (m).model, 'invalid_parameter_value',
+               format('the prefix was not made for model "%s"', (m).name),
+               coalesce((SELECT format('It was made for model "%s".', o.name)
+                         FROM gpt2.model AS o WHERE o.model = (prefix).model),
+                        'The model that it was made for is gone.'),
+               format('Make one: SELECT gpt2_prefix(prompt, %s);', quote_literal((m).name)))
+       AND gpt2._assert((prefix).edition = gpt2._edition(m), 'object_not_in_prerequisite_state',
+               format('the weights of model "%s" have changed since the prefix was made',
+                      (m).name),
+               'What it holds is not what the model computes now.',
+               format('Make it again: SELECT gpt2_prefix(prompt, %s);', quote_literal((m).name)));
+END;
+COMMENT ON FUNCTION gpt2._check_prefix(gpt2.prefix, gpt2.model) IS
+    'true, or an error where a model did not compute this';
+
+
+CREATE FUNCTION gpt2._start_from(prefix gpt2.prefix, tokens int[], m gpt2.model)
+RETURNS gpt2._context
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- As much of the prefix as the tokens begin with. A chunk begins where it would without one, so
+    -- that the result is the same to the last bit: of the past, whole chunks are kept.
+    SELECT ROW(
+        tokens, c.n_past,
+        CASE WHEN c.n_past = (prefix).n_past THEN (prefix).past
+             WHEN c.n_past > 0
+             THEN (SELECT array_agg(
+                              ROW(p.k[:c.n_past],
+                                  ARRAY(SELECT subvector(u.v, 1, c.n_past)
+                                        FROM unnest(p.v) AS u (v)))::gpt2._past
+                              ORDER BY p.n)
+                   FROM unnest((prefix).past) WITH ORDINALITY AS p (k, v, n)) END,
+        CASE WHEN c.n_recent > 0 THEN (prefix).recent[:c.n_recent * (m).n_layer] END,
+        (prefix).y[:c.n_past + c.n_recent], 0, '', '{}', NULL)::gpt2._context
+    FROM (
+        SELECT CASE WHEN s.n >= (prefix).n_past THEN (prefix).n_past
+                    ELSE s.n / gpt2._chunk() * gpt2._chunk() END AS n_past,
+               greatest(s.n - (prefix).n_past, 0) AS n_recent
+        FROM (
+            -- how many tokens are the same in both
+            SELECT coalesce(min(t.n) FILTER (WHERE t.ours IS DISTINCT FROM t.theirs) - 1,
+                            count(*))::int AS n
+            FROM unnest((prefix).tokens, tokens) WITH ORDINALITY AS t (theirs, ours, n)
+        ) AS s
+        OFFSET 0
+    ) AS c
+    WHERE gpt2._check_prefix(prefix, m);
+END;
+COMMENT ON FUNCTION gpt2._start_from(gpt2.prefix, int[], gpt2.model) IS
+    'the context of a prompt, as far as a prefix has it read';

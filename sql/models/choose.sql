@@ -1,0 +1,76 @@
+-- Which model a call means: its argument names it, else the setting gpt2.model, else the default one.
+-- What is chosen is a row: SELECT m.n_ctx FROM gpt2._chosen_model(name) AS m. Functions below the
+-- public ones take the row, and no name.
+
+
+CREATE FUNCTION gpt2._chosen_number(name text)
+RETURNS int
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    WITH wanted (name) AS (
+        SELECT coalesce(_chosen_number.name, nullif(current_setting('gpt2.model', true), ''))
+    ), chosen AS (
+        SELECT m.model, m.name,
+               EXISTS (
+                   SELECT FROM gpt2.token_page AS e WHERE e.model = coalesce(m.base, m.model)
+               ) AS has_weights
+        FROM gpt2.model AS m, wanted AS w
+        WHERE CASE WHEN w.name IS NULL THEN m.is_default ELSE m.name = w.name END
+    )
+    SELECT CASE
+        WHEN c.has_weights THEN c.model
+        WHEN NOT c.has_weights THEN gpt2._raise(c.model, 'object_not_in_prerequisite_state',
+            format('model "%s" has no weights', c.name),
+            'Table gpt2.token_page has no row of it.',
+            format('Load it again: gpt2-loader load SOURCE --name %s --replace',
+                   quote_ident(c.name)))
+        WHEN w.name IS NOT NULL THEN gpt2._raise(NULL::int, 'invalid_parameter_value',
+            format('model "%s" does not exist', w.name),
+            CASE WHEN _chosen_number.name IS NULL THEN 'The setting gpt2.model names it.'
+                 ELSE 'The argument model names it.' END,
+            'SELECT name FROM gpt2_models(); lists the models.')
+        ELSE gpt2._raise(NULL::int, 'object_not_in_prerequisite_state',
+            'no model is loaded', 'Table gpt2.model has no default model.',
+            'Load one: gpt2-loader load SOURCE, or SELECT gpt2_load_model(''/path/of/model'');')
+    END
+    FROM wanted AS w LEFT JOIN chosen AS c ON true;
+END;
+COMMENT ON FUNCTION gpt2._chosen_number IS
+    'number of the model of this name, else of the setting gpt2.model, else of the default one';
+
+
+CREATE FUNCTION gpt2._chosen_model(name text)
+RETURNS SETOF gpt2.model
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT m.* FROM gpt2.model AS m
+    WHERE m.model = (SELECT gpt2._chosen_number(_chosen_model.name));
+END;
+COMMENT ON FUNCTION gpt2._chosen_model IS
+    'the row of the model of this name, else of the setting gpt2.model, else of the default one';
+
+
+CREATE FUNCTION gpt2._names_model(model text)
+RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN model IS NOT NULL
+    OR nullif(current_setting('gpt2.model', true), '') IS NOT NULL
+    OR EXISTS (SELECT FROM gpt2.model AS m WHERE m.is_default);
+COMMENT ON FUNCTION gpt2._names_model IS
+    'whether an argument, a setting or a default names a model';
+
+
+CREATE FUNCTION gpt2._chosen_vocabulary(model text)
+RETURNS TABLE (tokenizer int, n_token int, eos_token int)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT m.tokenizer, m.n_token, m.eos_token
+    FROM gpt2._chosen_model(_chosen_vocabulary.model) AS m
+    WHERE gpt2._names_model(_chosen_vocabulary.model)
+UNION ALL
+    -- without a model, GPT-2's own
+    SELECT 1, 50257, 50256
+    WHERE NOT gpt2._names_model(_chosen_vocabulary.model);
+END;
+COMMENT ON FUNCTION gpt2._chosen_vocabulary IS
+    'the vocabulary of a model; with no model loaded, GPT-2''s own';

@@ -1,0 +1,116 @@
+-- How a model comes: both importers (loader/ and plpython/) go through these functions, so that they
+-- cannot differ.
+
+
+CREATE FUNCTION gpt2._add_tokenizer(sha256 text, n_token int)
+RETURNS int
+LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    INSERT INTO gpt2.tokenizer (sha256, n_token)
+    VALUES (_add_tokenizer.sha256, _add_tokenizer.n_token)
+    RETURNING tokenizer;
+END;
+COMMENT ON FUNCTION gpt2._add_tokenizer(text, int) IS
+    'begins the import of a vocabulary: its tokens and merges follow by COPY';
+
+
+CREATE FUNCTION gpt2._check_name(name text)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN gpt2._assert(name <> '', 'invalid_parameter_value',
+    'the name of a model may not be empty', 'It is what queries call it by.',
+    'SELECT name FROM gpt2_models(); lists those that are taken.');
+COMMENT ON FUNCTION gpt2._check_name(text) IS 'true, or an error where a name is empty or NULL';
+
+
+CREATE FUNCTION gpt2._add_model(
+    name text, properties jsonb, replace boolean DEFAULT false, make_default boolean DEFAULT false
+) RETURNS int
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    new gpt2.model;
+BEGIN
+    new := jsonb_populate_record(NULL::gpt2.model, properties);
+    new.is_default := false;
+    IF new.activation_function = 'gelu' THEN
+        -- before PostgreSQL 16 this raises feature_not_supported
+        PERFORM gpt2._erf(0);
+    END IF;
+    -- Two imports at once would both be the first, or both take the name.
+    LOCK TABLE gpt2.model IN SHARE ROW EXCLUSIVE MODE;
+    IF EXISTS (SELECT FROM gpt2.model AS m WHERE m.name = _add_model.name) THEN
+        IF NOT coalesce(replace, false) THEN
+            PERFORM gpt2._raise(NULL::boolean, 'duplicate_object',
+                format('model "%s" already exists', name),
+                'A model is not overwritten unless it is asked for.',
+                format('Choose another name, drop it: SELECT gpt2_drop_model(%L); or replace it: '
+                       'gpt2-loader load SOURCE --replace, or '
+                       'gpt2_load_model(path, name, replace => true).', name));
+        END IF;
+        new.is_default := (gpt2._delete_model(_add_model.name)).is_default;
+    END IF;
+    IF make_default OR NOT EXISTS (SELECT FROM gpt2.model) THEN
+        new.is_default := true;
+    END IF;
+    IF new.is_default THEN
+        UPDATE gpt2.model AS m SET is_default = false WHERE m.is_default;
+    END IF;
+    INSERT INTO gpt2.model (
+        name, is_default, base, tokenizer, n_token, eos_token, n_vocab, n_ctx, n_embd, n_head,
+        n_layer, n_inner, activation_function, layer_norm_epsilon, scale_attn_weights,
+        tie_word_embeddings, n_parameters, "precision", page_size, source, revision, sha256
+    ) VALUES (
+        _add_model.name, new.is_default, new.base, new.tokenizer, new.n_token, new.eos_token,
+        new.n_vocab, new.n_ctx, new.n_embd, new.n_head, new.n_layer, new.n_inner,
+        new.activation_function, new.layer_norm_epsilon, new.scale_attn_weights,
+        new.tie_word_embeddings, new.n_parameters, new."precision",
+        gpt2._page_size(new.n_embd, new."precision"), new.source, new.revision, new.sha256
+    ) RETURNING model INTO new.model;
+    PERFORM gpt2._drop_unused_tokenizers();  -- that of the model replaced
+    RETURN new.model;
+END;
+$$;
+COMMENT ON FUNCTION gpt2._add_model(text, jsonb, boolean, boolean) IS
+    'begins the import of a model: its weights follow by COPY in the same transaction';
+
+
+CREATE FUNCTION gpt2._finish_model(model int)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    m gpt2.model;
+    missing text;
+BEGIN
+    SELECT * INTO STRICT m FROM gpt2.model AS x WHERE x.model = _finish_model.model;
+    SELECT string_agg(format('%s has %s rows of %s', c.name, coalesce(c.rows, 0), c.expected), ', ')
+    INTO missing
+    FROM (VALUES
+        ('wte', m.n_vocab::bigint,
+         (SELECT count(*) FROM gpt2.wte AS w WHERE w.model = m.model)),
+        ('wpe', m.n_ctx,
+         (SELECT count(*) FROM gpt2.wpe_row AS w WHERE w.model = m.model)),
+        ('layer_norm', 2 * m.n_layer + 1,
+         (SELECT count(*) FROM gpt2.layer_norm_row AS w WHERE w.model = m.model)),
+        ('bias', 4 * m.n_layer,
+         (SELECT count(*) FROM gpt2.bias_row AS w WHERE w.model = m.model)),
+        ('linear', m.n_layer * (4 * m.n_embd + m.n_inner
+                                + m.n_embd * ceil(m.n_inner / m.n_embd::numeric)::int),
+         (SELECT sum(coalesce(cardinality(w.weight), cardinality(w.half)))
+          FROM gpt2.linear_page AS w WHERE w.model = m.model)),
+        ('lm_head', CASE WHEN m.tie_word_embeddings THEN 0 ELSE m.n_vocab END,
+         (SELECT count(*) FROM gpt2.lm_head AS w WHERE w.model = m.model))
+    ) AS c (name, expected, rows)
+    WHERE c.rows IS DISTINCT FROM c.expected;
+    PERFORM gpt2._assert(missing IS NULL, 'data_exception',
+        format('the weights of model "%s" are incomplete', m.name), missing || '.');
+    -- The order of an index is the planner's choice only where it knows the table's size.
+    ANALYZE gpt2.token_page, gpt2.wpe_row, gpt2.layer_norm_row, gpt2.bias_row, gpt2.linear_page,
+        gpt2.model;
+END;
+$$;
+COMMENT ON FUNCTION gpt2._finish_model(int) IS
+    'ends the import of a model: counts its rows against its shape';
