@@ -55,6 +55,21 @@ need-model:
 
 ##@ Test
 WITH_SERVER = $(SETUP)/cluster run
+.PHONY: lint lint-python lint-shell lint-sql
+lint: lint-python lint-shell lint-sql  ## check the sources by their rules; FIGURES=1: and count
+lint-python: packages
+	@$(SETUP)/python lint
+	@build/venv/bin/ruff check --quiet --output-format concise
+	@build/venv/bin/ruff format --check --quiet
+
+# SC2016: a script for another shell stands in single quotes, so that this one leaves it alone
+SCRIPTS = .ci/run extension/build $(wildcard $(SETUP)/*) tests/bare/run docs/tour.sh
+lint-shell:
+	@"$$($(SETUP)/shellcheck)" --external-sources --source-path=SCRIPTDIR --exclude=SC2016 $(SCRIPTS)
+
+lint-sql: extensions
+	@$(WITH_SERVER) env PYTHONPATH=tests build/venv/bin/python -m lint $(if $(FIGURES),--figures)
+
 .PHONY: test test-portable test-bare test-oracle bench
 test: extensions browser  ## set up what is missing, run every test
 	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
