@@ -34,7 +34,7 @@ for module in plpy.execute("SELECT name, source FROM gpt2._python_modules()"):
 return package.server.load_model(plpy, path, name, replace, precision)
 $python$;
 REVOKE EXECUTE ON FUNCTION gpt2._load_model(text, text, boolean, text) FROM PUBLIC;
-COMMENT ON FUNCTION gpt2._load_model(text, text, boolean, text) IS
+COMMENT ON FUNCTION gpt2._load_model IS
     'gpt2_load_model''s work; gives the error to raise, or NULLs';
 
 
@@ -80,5 +80,5 @@ BEGIN
 END;
 $$;
 REVOKE EXECUTE ON FUNCTION gpt2_load_model(text, text, boolean, text) FROM PUBLIC;
-COMMENT ON FUNCTION gpt2_load_model(text, text, boolean, text) IS
+COMMENT ON FUNCTION gpt2_load_model IS
     'loads the model in a directory on the server; gives its name';

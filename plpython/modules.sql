@@ -32,5 +32,5 @@ $python$),
 --@include server.py
 $python$)
 $modules$;
-COMMENT ON FUNCTION gpt2._python_modules() IS
+COMMENT ON FUNCTION gpt2._python_modules IS
     'Python modules of the importer: names and source, each after those it imports';

@@ -33,7 +33,7 @@ BEGIN ATOMIC
         'stop has an empty text', 'Every text contains it, and would end before it begins.',
         'Leave it out: array_remove(stop, '''').');
 END;
-COMMENT ON FUNCTION gpt2._bounds(text[], text[], text, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._bounds IS
     'what a completion must be, ready to be asked at each token; NULL elements count for nothing';
 
 
@@ -60,7 +60,7 @@ BEGIN ATOMIC
         ) AS t
         WHERE t.token IS NOT NULL);
 END;
-COMMENT ON FUNCTION gpt2._choice_tokens(bytea, gpt2._bounds, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._choice_tokens IS
     'tokens after which a completion can still become one of its choices';
 
 
@@ -71,7 +71,7 @@ RETURN CASE
     WHEN (bounds).choices IS NOT NULL THEN gpt2._choice_tokens(bytes, bounds, m)
     WHEN ((bounds).pattern).whole IS NOT NULL
     THEN coalesce(gpt2._pattern_tokens(bytes, (bounds).pattern, m), '{}') END;
-COMMENT ON FUNCTION gpt2._possible_tokens(bytea, gpt2._bounds, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._possible_tokens IS
     'tokens after which a completion can still become what it must be; NULL: all';
 
 
@@ -97,5 +97,4 @@ UNION ALL
     FROM gpt2._pattern_state(_state.bytes, (bounds).pattern) AS p
     WHERE ((bounds).pattern).whole IS NOT NULL;
 END;
-COMMENT ON FUNCTION gpt2._state(bytea, gpt2._bounds) IS
-    'how far a completion is; NULL where it need not be anything';
+COMMENT ON FUNCTION gpt2._state IS 'how far a completion is; NULL where it need not be anything';

@@ -56,6 +56,5 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS e;
 END;
-COMMENT ON FUNCTION gpt2._next(
-    vector, gpt2.model, gpt2._sampling, gpt2._bounds, int[], int, int, bytea
-) IS 'the next token, the completion''s bytes with it, and why the completion ends, if it does';
+COMMENT ON FUNCTION gpt2._next IS
+    'the next token, the completion''s bytes with it, and why the completion ends, if it does';

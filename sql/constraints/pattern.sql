@@ -80,7 +80,7 @@ BEGIN ATOMIC
     ) AS k
     WHERE k.kind NOT IN ('a comment', 'letter case');
 END;
-COMMENT ON FUNCTION gpt2._pattern_lexemes(text) IS
+COMMENT ON FUNCTION gpt2._pattern_lexemes IS
     'what a regular expression is made of: kind and text, and at which character it begins';
 
 
@@ -89,7 +89,7 @@ RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- embedded options stand before all else
 RETURN regexp_replace(pattern COLLATE "C", '^(\(\?[a-z]+\))?(.*)$', '\1^(?:\2)$');
-COMMENT ON FUNCTION gpt2._whole_pattern(text) IS
+COMMENT ON FUNCTION gpt2._whole_pattern IS
     'a regular expression for whole texts that match a pattern';
 
 
@@ -131,7 +131,7 @@ BEGIN ATOMIC
         )
     END;
 END;
-COMMENT ON FUNCTION gpt2._check_pattern(text) IS
+COMMENT ON FUNCTION gpt2._check_pattern IS
     'true, NULL for NULL, or an error where completions cannot be held to a pattern';
 
 
@@ -243,7 +243,7 @@ BEGIN ATOMIC
     CROSS JOIN (SELECT coalesce(substring(pattern FROM '^\(\?[a-z]+\)'), '') AS options) AS o
     WHERE gpt2._check_pattern(pattern);
 END;
-COMMENT ON FUNCTION gpt2._prefix_pattern(text) IS
+COMMENT ON FUNCTION gpt2._prefix_pattern IS
     'regular expressions for the whole matches of a pattern and for their beginnings, and the '
     'pattern''s options and expressions for one character';
 
@@ -330,7 +330,7 @@ BEGIN ATOMIC
         ) AS c ON c.code_point = p.code_point
     ) AS r;
 END;
-COMMENT ON FUNCTION gpt2._pattern_characters(text, text[]) IS
+COMMENT ON FUNCTION gpt2._pattern_characters IS
     'ranges of characters that expressions for one character do not tell apart, with the first '
     'character of their kind, NULL where none matches';
 
@@ -353,7 +353,7 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS b;
 END;
-COMMENT ON FUNCTION gpt2._cut(bytea) IS
+COMMENT ON FUNCTION gpt2._cut IS
     'bytes as text and what is left of a last character that is incomplete; NULL where they are '
     'not UTF-8';
 
@@ -391,7 +391,7 @@ BEGIN ATOMIC
     ) AS u (example)
     WHERE u.example IS NOT NULL;
 END;
-COMMENT ON FUNCTION gpt2._tail_characters(bytea, int[], text[]) IS
+COMMENT ON FUNCTION gpt2._tail_characters IS
     'representatives of the characters that begin with these 1 to 3 bytes';
 
 
@@ -461,7 +461,7 @@ BEGIN ATOMIC
                 ) AS s ("first", kinds)))::gpt2._pattern
     FROM pattern AS p;
 END;
-COMMENT ON FUNCTION gpt2._pattern(text, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._pattern IS
     'a pattern for completions, prepared for a model''s vocabulary; an error where it is none; '
     'NULL for NULL';
 
@@ -503,7 +503,7 @@ BEGIN ATOMIC
                    ) END
     ) AS a (token);
 END;
-COMMENT ON FUNCTION gpt2._pattern_tokens(bytea, gpt2._pattern, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._pattern_tokens IS
     'tokens after which a completion that begins with these bytes can still match; NULL for none';
 
 
@@ -529,5 +529,5 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS f;
 END;
-COMMENT ON FUNCTION gpt2._pattern_state(bytea, gpt2._pattern) IS
+COMMENT ON FUNCTION gpt2._pattern_state IS
     'whether a completion of these bytes matches, and whether a match is possible after more';

@@ -9,7 +9,7 @@ RETURN CASE WHEN stop IS NULL THEN bytes
             ELSE (SELECT substring(bytes FOR coalesce(min(s.first) - 1, length(bytes))::int)
                   FROM (SELECT nullif(position(u.stop IN bytes), 0)
                         FROM unnest(_until_stop.stop) AS u (stop)) AS s (first)) END;
-COMMENT ON FUNCTION gpt2._until_stop(bytea, bytea[]) IS 'what is before the first of some texts';
+COMMENT ON FUNCTION gpt2._until_stop IS 'what is before the first of some texts';
 
 
 CREATE FUNCTION gpt2._completion(bytes bytea, stop bytea[], finish_reason text)
@@ -17,7 +17,7 @@ RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN finish_reason IS DISTINCT FROM 'constraint'
             THEN gpt2._utf8(gpt2._until_stop(bytes, stop)) END;
-COMMENT ON FUNCTION gpt2._completion(bytea, bytea[], text) IS
+COMMENT ON FUNCTION gpt2._completion IS
     'the text of a completion that has ended; NULL where it is not what it must be';
 
 
@@ -41,5 +41,5 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS h;
 END;
-COMMENT ON FUNCTION gpt2._settled(bytea, bytea[]) IS
+COMMENT ON FUNCTION gpt2._settled IS
     'what of a growing completion will not change: whole characters, no beginning of a stop';

@@ -19,7 +19,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- A recent position costs attention five times what a past one does (1.2 us a head), and to put a
 -- chunk into the past copies the past once.
 RETURN 16;
-COMMENT ON FUNCTION gpt2._chunk() IS 'positions in a chunk';
+COMMENT ON FUNCTION gpt2._chunk IS 'positions in a chunk';
 
 
 CREATE FUNCTION gpt2._attend(q vector, past gpt2._past, recent_k vector[], recent_v vector[],
@@ -56,7 +56,7 @@ BEGIN ATOMIC
         ) AS part (z)
     ) AS p (z);
 END;
-COMMENT ON FUNCTION gpt2._attend(vector, gpt2._past, vector[], vector[], float8) IS
+COMMENT ON FUNCTION gpt2._attend IS
     'attention of one head at one position over the cached ones and the recent ones';
 
 
@@ -94,8 +94,7 @@ BEGIN ATOMIC
         gpt2._attend(i.q, i.past, i.recent_k, i.recent_v, i.scale) AS t
     GROUP BY i."position";
 END;
-COMMENT ON FUNCTION gpt2._attend_all(vector[], gpt2._past[], vector[], gpt2.model, int) IS
-    'attention of all heads at the last positions of a chunk';
+COMMENT ON FUNCTION gpt2._attend_all IS 'attention of all heads at the last positions of a chunk';
 
 
 CREATE FUNCTION gpt2._step(tokens int[], n_past int, past gpt2._past[], recent vector[],
@@ -174,9 +173,7 @@ BEGIN ATOMIC
         ) AS p
     ) AS y;
 END;
-COMMENT ON FUNCTION gpt2._step(
-    int[], int, gpt2._past[], vector[], int, gpt2.model, gpt2.steering[]
-) IS
+COMMENT ON FUNCTION gpt2._step IS
     'the next n_new positions through all blocks: what they are after ln_f, and their keys and '
     'values';
 
@@ -208,5 +205,4 @@ BEGIN ATOMIC
         FROM gpt2._transpose(chunk.v) AS t
     ) AS v;
 END;
-COMMENT ON FUNCTION gpt2._remember(gpt2._past[], vector[], gpt2.model) IS
-    'the past with a chunk''s positions at its end';
+COMMENT ON FUNCTION gpt2._remember IS 'the past with a chunk''s positions at its end';

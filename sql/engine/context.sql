@@ -93,10 +93,8 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (
         SELECT s.n_recent = gpt2._chunk() AND s.finish_reason IS NULL OFFSET 0) AS c (full_chunk);
 END;
-COMMENT ON FUNCTION gpt2._advance(
-    gpt2._context, gpt2._context, gpt2.model, int, int, gpt2._sampling, gpt2._bounds,
-    gpt2.steering[]
-) IS 'up to a chunk of positions: what is unread, then one for each token that is chosen';
+COMMENT ON FUNCTION gpt2._advance IS
+    'up to a chunk of positions: what is unread, then one for each token that is chosen';
 
 
 -- An aggregate keeps one state, where a recursive query would keep them all.

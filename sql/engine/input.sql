@@ -18,7 +18,7 @@ BEGIN ATOMIC
         FROM (SELECT gpt2._tokenize(prompt, (m).tokenizer, (m).n_token) AS tokens OFFSET 0) AS i
     ) AS t;
 END;
-COMMENT ON FUNCTION gpt2._prompt_tokens(text, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._prompt_tokens IS
     'tokens of a prompt, or an error where they do not fit the context';
 
 
@@ -40,7 +40,7 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS i;
 END;
-COMMENT ON FUNCTION gpt2._input(text, text, gpt2.steering[], gpt2.activation[]) IS
+COMMENT ON FUNCTION gpt2._input IS
     'what a function reads: the model, the prompt''s tokens, what is added to and put in the place '
     'of activations; no row for a NULL prompt';
 
@@ -54,4 +54,4 @@ BEGIN ATOMIC
     FROM unnest(tokens) WITH ORDINALITY AS i (token, n)
     LEFT JOIN gpt2.token AS t ON t.tokenizer = (m).tokenizer AND t.token = i.token;
 END;
-COMMENT ON FUNCTION gpt2._pieces(int[], gpt2.model) IS 'tokens as text, a row each';
+COMMENT ON FUNCTION gpt2._pieces IS 'tokens as text, a row each';

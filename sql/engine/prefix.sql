@@ -30,8 +30,7 @@ BEGIN ATOMIC
                'What it holds is not what the model computes now.',
                format('Make it again: SELECT gpt2_prefix(prompt, %s);', quote_literal((m).name)));
 END;
-COMMENT ON FUNCTION gpt2._check_prefix(gpt2.prefix, gpt2.model) IS
-    'true, or an error where a model did not compute this';
+COMMENT ON FUNCTION gpt2._check_prefix IS 'true, or an error where a model did not compute this';
 
 
 CREATE FUNCTION gpt2._start_from(prefix gpt2.prefix, tokens int[], m gpt2.model)
@@ -66,5 +65,4 @@ BEGIN ATOMIC
     ) AS c
     WHERE gpt2._check_prefix(prefix, m);
 END;
-COMMENT ON FUNCTION gpt2._start_from(gpt2.prefix, int[], gpt2.model) IS
-    'the context of a prompt, as far as a prefix has it read';
+COMMENT ON FUNCTION gpt2._start_from IS 'the context of a prompt, as far as a prefix has it read';

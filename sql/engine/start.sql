@@ -1,5 +1,5 @@
--- Where generation begins: a prompt that is still to be read, but for what a stored prefix or a patch
--- has read; and how it is read to its end.
+-- Where generation begins: a prompt that is still to be read, but for what a stored prefix or a
+-- patch has read; and how it is read to its end.
 
 
 CREATE FUNCTION gpt2._read_patched(
@@ -33,7 +33,7 @@ BEGIN ATOMIC
          FROM activation AS y WHERE y.hook = 'ln_final.hook_out'),
         0, '', '{}', NULL)::gpt2._context;
 END;
-COMMENT ON FUNCTION gpt2._read_patched(int[], gpt2.model, gpt2._patch, gpt2.steering[]) IS
+COMMENT ON FUNCTION gpt2._read_patched IS
     'the context after a prompt some of whose activations are replaced';
 
 
@@ -52,9 +52,8 @@ RETURN CASE
     THEN gpt2._start_from((ARRAY[prefix])[1], tokens, m)
     WHEN patch IS NOT NULL THEN gpt2._read_patched(tokens, m, patch, steer)
     ELSE ROW(tokens, 0, NULL, NULL, NULL, 0, '', '{}', NULL)::gpt2._context END;
-COMMENT ON FUNCTION gpt2._start(
-    int[], gpt2.model, gpt2.steering[], gpt2._patch, gpt2.prefix
-) IS 'the context of a prompt that is still to be read, but for what a prefix or a patch has read';
+COMMENT ON FUNCTION gpt2._start IS
+    'the context of a prompt that is still to be read, but for what a prefix or a patch has read';
 
 
 CREATE FUNCTION gpt2._run(
@@ -69,7 +68,5 @@ BEGIN ATOMIC
         1, greatest(1, ceil((greatest(cardinality((start).tokens), n_stop - 1) - (start).n_past)
                             / gpt2._chunk()::numeric)::int));
 END;
-COMMENT ON FUNCTION gpt2._run(
-    gpt2._context, gpt2.model, int, gpt2._sampling, gpt2._bounds, gpt2.steering[]
-) IS
+COMMENT ON FUNCTION gpt2._run IS
     'a prompt, read and continued until it has n_stop tokens; n_stop = its own length: only read';

@@ -142,16 +142,14 @@ ELSE (
          FROM hypothesis AS h))::gpt2._search
     FROM common
 ) END;
-COMMENT ON FUNCTION gpt2._search_step(
-    gpt2._search, gpt2._context, gpt2.model, int, int, float8
-) IS 'one token more for each beam of a search';
+COMMENT ON FUNCTION gpt2._search_step IS 'one token more for each beam of a search';
 
 
 CREATE FUNCTION gpt2._seen(search gpt2._search)
 RETURNS gpt2._search
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ROW((search).step, NULL, NULL, NULL, (search).candidates, (search).hypotheses)::gpt2._search;
-COMMENT ON FUNCTION gpt2._seen(gpt2._search) IS 'a search without its caches';
+COMMENT ON FUNCTION gpt2._seen IS 'a search without its caches';
 
 
 -- An aggregate keeps one state, where a recursive query would keep them all.
@@ -184,7 +182,7 @@ BEGIN ATOMIC
     ) AS s
     WHERE (s.search).candidates IS NOT NULL;
 END;
-COMMENT ON FUNCTION gpt2._search(int[], gpt2.model, int, int, float8) IS
+COMMENT ON FUNCTION gpt2._search IS
     'a beam search, a row a step; the best hypothesis of the last one is its result';
 
 
@@ -204,7 +202,7 @@ RETURN gpt2._assert(beams BETWEEN 1 AND least(1000, (m).n_token / 2), 'invalid_p
            'length_penalty must be between -10 and 10',
            format('It is %s.', coalesce(length_penalty::text, 'NULL')),
            'Use 1 to compare means of log-probabilities, 0 to compare their sums.');
-COMMENT ON FUNCTION gpt2._check_beams(int, int, float8, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._check_beams IS
     'true, or an error where the arguments make no beam search';
 
 
@@ -232,8 +230,7 @@ BEGIN ATOMIC
     LEFT JOIN gpt2.token AS t ON t.tokenizer = (i.m).tokenizer AND t.token = c.token
     ORDER BY s.step, c.beam;
 END;
-COMMENT ON FUNCTION gpt2_beam(text, int, int, float8, text) IS
-    'all that a beam search looks at, step by step';
+COMMENT ON FUNCTION gpt2_beam IS 'all that a beam search looks at, step by step';
 
 
 CREATE FUNCTION gpt2_beam_search(
@@ -259,5 +256,5 @@ BEGIN ATOMIC
         LIMIT 1
     ) AS s ON true;
 END;
-COMMENT ON FUNCTION gpt2_beam_search(text, int, int, float8, boolean, text) IS
+COMMENT ON FUNCTION gpt2_beam_search IS
     'continues a text by beam search, by up to max_tokens tokens; NULL for NULL';

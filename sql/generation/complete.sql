@@ -71,9 +71,5 @@ BEGIN ATOMIC
     ) AS t
     ORDER BY c.choice;
 END;
-COMMENT ON FUNCTION gpt2_complete(
-    text, int, int, float8, int, bigint, boolean, text, gpt2.steering[], gpt2.activation[], float8,
-    float8, float8, float8, float8, float8, int, text[], jsonb, int, boolean, text[], text, int[],
-    int[], gpt2.prefix
-) IS
+COMMENT ON FUNCTION gpt2_complete IS
     'n completions of a prompt, a row each: text, tokens, log probabilities, and why it ended';

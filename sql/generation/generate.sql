@@ -37,10 +37,6 @@ BEGIN ATOMIC
     ) AS c
     CROSS JOIN LATERAL gpt2._finish_reason(c.context, r.cut_short, r.bounds) AS f;
 END;
-COMMENT ON FUNCTION gpt2_generate(
-    text, int, float8, int, bigint, boolean, text, gpt2.steering[], gpt2.activation[], float8,
-    float8, float8, float8, float8, float8, int, text[], jsonb, int, boolean, text[], text, int[],
-    int[], gpt2.prefix
-) IS
+COMMENT ON FUNCTION gpt2_generate IS
     'continues a text by up to max_tokens tokens; temperature 0 is greedy; NULL for NULL, and '
     'where the completion cannot be what it must be';

@@ -27,7 +27,5 @@ BEGIN ATOMIC
     LEFT JOIN gpt2.token AS t ON t.tokenizer = (c.m).tokenizer AND t.token = d.token
     ORDER BY d.rank;
 END;
-COMMENT ON FUNCTION gpt2_next_token(
-    text, int, float8, text, gpt2.steering[], gpt2.activation[]
-) IS
+COMMENT ON FUNCTION gpt2_next_token IS
     'the likeliest next tokens after a prompt, with logit and probability; top_k NULL: all of them';

@@ -14,5 +14,5 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS c;
 END;
-COMMENT ON FUNCTION gpt2_prefix(text, text) IS
+COMMENT ON FUNCTION gpt2_prefix IS
     'the beginning of prompts, read once: to be stored, and given to functions as their prefix';

@@ -7,7 +7,7 @@ RETURNS bigint
 LANGUAGE sql VOLATILE PARALLEL SAFE
 -- random() is not allowed in a parallel worker; the first 48 bits of a UUID are random too
 RETURN ('x' || left(translate(gen_random_uuid()::text, '-', ''), 12))::bit(48)::bigint;
-COMMENT ON FUNCTION gpt2._random_seed() IS 'a fresh seed';
+COMMENT ON FUNCTION gpt2._random_seed IS 'a fresh seed';
 
 
 CREATE FUNCTION gpt2._request(
@@ -42,11 +42,8 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS i;
 END;
-COMMENT ON FUNCTION gpt2._request(
-    text, int, float8, int, bigint, text, gpt2.steering[], gpt2.activation[], float8, float8,
-    float8, float8, float8, float8, int, text[], jsonb, int, boolean, text[], text, int[], int[],
-    gpt2.prefix, boolean
-) IS 'the arguments of a generation, checked; n_stop is the length at which it ends at the latest';
+COMMENT ON FUNCTION gpt2._request IS
+    'the arguments of a generation, checked; n_stop is the length at which it ends at the latest';
 
 
 CREATE FUNCTION gpt2._finish_reason(
@@ -64,5 +61,5 @@ BEGIN ATOMIC
         WHERE (context).finish_reason IS NULL
     ) AS f;
 END;
-COMMENT ON FUNCTION gpt2._finish_reason(gpt2._context, boolean, gpt2._bounds) IS
+COMMENT ON FUNCTION gpt2._finish_reason IS
     'why a completion ended: stop, length, eos, context or constraint';

@@ -25,7 +25,7 @@ RETURN ROW(
     CASE WHEN cardinality((context).logprobs) = (context).steps
          THEN (context).logprobs[(context).steps] END,
     (context).bytes, (context).finish_reason)::gpt2._progress;
-COMMENT ON FUNCTION gpt2._progress(gpt2._context) IS 'the last step of a context';
+COMMENT ON FUNCTION gpt2._progress IS 'the last step of a context';
 
 
 CREATE AGGREGATE gpt2._advance_each(
@@ -103,11 +103,7 @@ UNION ALL
     CROSS JOIN LATERAL gpt2._finish_reason(NULL, r.cut_short, r.bounds) AS f
     WHERE r.n_stop = r.n_prompt;
 END;
-COMMENT ON FUNCTION gpt2._stream(
-    text, int, float8, int, bigint, boolean, text, gpt2.steering[], gpt2.activation[], float8,
-    float8, float8, float8, float8, float8, int, text[], jsonb, int, boolean, text[], text, int[],
-    int[], gpt2.prefix
-) IS 'a completion, a row a token';
+COMMENT ON FUNCTION gpt2._stream IS 'a completion, a row a token';
 
 
 CREATE FUNCTION gpt2_stream(
@@ -139,10 +135,6 @@ BEGIN ATOMIC
     -- same one (Memoize), which is to have another seed.
     WHERE coalesce((s.row).step >= 0, clock_timestamp() IS NULL);
 END;
-COMMENT ON FUNCTION gpt2_stream(
-    text, int, float8, int, bigint, boolean, text, gpt2.steering[], gpt2.activation[], float8,
-    float8, float8, float8, float8, float8, int, text[], jsonb, int, boolean, text[], text, int[],
-    int[], gpt2.prefix
-) IS
+COMMENT ON FUNCTION gpt2_stream IS
     'a completion, a row a token, each handed over as it is made: the text so far, and in the last '
     'row why it ended';

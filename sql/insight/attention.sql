@@ -10,8 +10,7 @@ RETURN gpt2._assert(head BETWEEN 0 AND (m).n_head - 1, 'invalid_parameter_value'
     format('head %s does not exist in model "%s"', coalesce(head::text, 'NULL'), (m).name),
     format('Its heads are 0 to %s.', (m).n_head - 1),
     'SELECT name, n_head FROM gpt2_models(); lists the numbers of heads.');
-COMMENT ON FUNCTION gpt2._check_head(int, gpt2.model) IS
-    'true, or an error where the model has no such head';
+COMMENT ON FUNCTION gpt2._check_head IS 'true, or an error where the model has no such head';
 
 
 CREATE FUNCTION gpt2_attention(prompt text, block int, head int, model text DEFAULT NULL)
@@ -38,7 +37,7 @@ BEGIN ATOMIC
     WHERE t.head = coalesce(gpt2_attention.head, -1)
     ORDER BY q."position", k."position";
 END;
-COMMENT ON FUNCTION gpt2_attention(text, int, int, text) IS
+COMMENT ON FUNCTION gpt2_attention IS
     'attention of one head: the weight that each position gives to itself and to each before it';
 
 
@@ -83,6 +82,6 @@ BEGIN ATOMIC
     GROUP BY t.block, t.head, r.n
     ORDER BY t.block, t.head;
 END;
-COMMENT ON FUNCTION gpt2_head_summary(text, text) IS
+COMMENT ON FUNCTION gpt2_head_summary IS
     'what each head attends to, as shares: the previous position, the first, itself, the same '
     'token earlier, the one after it (induction); and the entropy of its attention in bits';

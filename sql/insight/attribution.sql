@@ -18,7 +18,7 @@ BEGIN ATOMIC
                              ::gpt2.embedding, m) AS w)
     END;
 END;
-COMMENT ON FUNCTION gpt2._output_embedding(int, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._output_embedding IS
     'the row of lm_head, or of wte where they are tied: its inner product with ln_f''s output is '
     'the token''s logit';
 
@@ -95,7 +95,7 @@ BEGIN ATOMIC
                               WHEN 'ln_f.bias' THEN 3 ELSE 2 END,
              c.block, c.component, c.head;
 END;
-COMMENT ON FUNCTION gpt2_direct_logit_attribution(text, int, text) IS
+COMMENT ON FUNCTION gpt2_direct_logit_attribution IS
     'what each head, each perceptron, the embeddings and the biases add to the logit of the next '
     'token, the likeliest by default; the parts add up to it';
 
@@ -151,5 +151,5 @@ BEGIN ATOMIC
     JOIN pushes AS t ON t.neuron = s.neuron
     ORDER BY s."position", s.rank;
 END;
-COMMENT ON FUNCTION gpt2_neurons(text, int, int, text) IS
+COMMENT ON FUNCTION gpt2_neurons IS
     'the strongest neurons of a block''s perceptron at each position, and the tokens they push';

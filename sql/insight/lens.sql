@@ -30,5 +30,5 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL gpt2._pieces(ARRAY[b.token], i.m) AS t
     ORDER BY b.block, b."position", b.rank;
 END;
-COMMENT ON FUNCTION gpt2_logit_lens(text, int, text) IS
+COMMENT ON FUNCTION gpt2_logit_lens IS
     'the likeliest next tokens if the model stopped after a block, for each block and position';

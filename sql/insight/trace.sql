@@ -16,5 +16,5 @@ BEGIN ATOMIC
     FROM input AS i
     CROSS JOIN LATERAL gpt2._forward(i.tokens, i.m, i.wanted, i.patch, i.steer) AS a;
 END;
-COMMENT ON FUNCTION gpt2_trace(text, text[], int[], text, gpt2.steering[], gpt2.activation[]) IS
+COMMENT ON FUNCTION gpt2_trace IS
     'activations of the forward pass over a prompt, a row each, by TransformerLens'' names';

@@ -19,7 +19,7 @@ CREATE FUNCTION gpt2._attention_scale(m gpt2.model)
 RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN (m).scale_attn_weights THEN 1 / sqrt(((m).n_embd / (m).n_head)::float8) ELSE 1 END;
-COMMENT ON FUNCTION gpt2._attention_scale(gpt2.model) IS 'factor of the scores: 1 / sqrt(d)';
+COMMENT ON FUNCTION gpt2._attention_scale IS 'factor of the scores: 1 / sqrt(d)';
 
 
 CREATE FUNCTION gpt2._softmax(x vector)
@@ -36,7 +36,7 @@ BEGIN ATOMIC
                     FROM (SELECT unnest(_softmax.x::real[])::float8 AS x) AS s) AS i) AS u
     ) AS e;
 END;
-COMMENT ON FUNCTION gpt2._softmax(vector) IS 'shares in the ratio of exp(x), which add up to 1';
+COMMENT ON FUNCTION gpt2._softmax IS 'shares in the ratio of exp(x), which add up to 1';
 
 
 CREATE FUNCTION gpt2._transpose(x vector[])
@@ -53,7 +53,7 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS u;
 END;
-COMMENT ON FUNCTION gpt2._transpose(vector[]) IS 'transposed matrix: [n, d] -> [d, n]';
+COMMENT ON FUNCTION gpt2._transpose IS 'transposed matrix: [n, d] -> [d, n]';
 
 
 -- What the heads compute, a row of vectors a position each.
@@ -130,5 +130,5 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL gpt2._transpose(h.v) AS v
     CROSS JOIN (SELECT gpt2._attention_scale(m) OFFSET 0) AS scale (scale);
 END;
-COMMENT ON FUNCTION gpt2._attention(vector[], gpt2.model, int, gpt2._patch) IS
+COMMENT ON FUNCTION gpt2._attention IS
     'causal self-attention of each head over all positions, up to z; c_proj follows in the block';

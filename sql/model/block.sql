@@ -65,5 +65,5 @@ BEGIN ATOMIC
         ) AS resid_post (x)
     ) AS each;
 END;
-COMMENT ON FUNCTION gpt2._block(vector[], gpt2.model, int, gpt2._patch) IS
+COMMENT ON FUNCTION gpt2._block IS
     'one transformer block over all positions: every activation on the way, resid_post at the end';

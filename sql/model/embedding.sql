@@ -19,7 +19,7 @@ BEGIN ATOMIC
            AND p.page = _token_weight.token / (m).page_size))
     FROM (SELECT _token_weight.token % (m).page_size + 1) AS i (i);
 END;
-COMMENT ON FUNCTION gpt2._token_weight(int, gpt2.embedding, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._token_weight IS
     'a row of wte or lm_head, found by its page: the views look at all of them';
 
 
@@ -34,5 +34,5 @@ BEGIN ATOMIC
          WHERE p.model = (m).base AND p."position" = _embedding."position"))
     FROM gpt2._token_weight(_embedding.token, 'wte', m) AS w;
 END;
-COMMENT ON FUNCTION gpt2._embedding(int, int, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._embedding IS
     'the token''s embedding and the position''s; the first block reads their sum';

@@ -26,7 +26,7 @@ BEGIN ATOMIC
         WHERE t.token IS NULL OR t.token NOT BETWEEN 0 AND (m).n_vocab - 1
     ) AS bad (token);
 END;
-COMMENT ON FUNCTION gpt2._check_tokens(int[], gpt2.model) IS
+COMMENT ON FUNCTION gpt2._check_tokens IS
     'true, or an error where the model cannot read the tokens';
 
 
@@ -123,7 +123,7 @@ UNION ALL
          gpt2._hook(n.y, 'ln_final.hook_out', NULL, NULL, p.n::int - 1, patch))) AS h (hook, value)
     WHERE h.hook = ANY (wanted);
 END;
-COMMENT ON FUNCTION gpt2._forward(int[], gpt2.model, text[], gpt2._patch, gpt2.steering[]) IS
+COMMENT ON FUNCTION gpt2._forward IS
     'the forward pass over all positions: those of its activations that are wanted';
 
 
@@ -138,7 +138,7 @@ BEGIN ATOMIC
                       CROSS JOIN LATERAL gpt2._embedding(t.token, t.n::int - 1, m) AS e) END
     FROM gpt2._chosen_model(gpt2_embeddings.model) AS m;
 END;
-COMMENT ON FUNCTION gpt2_embeddings(int[], text) IS
+COMMENT ON FUNCTION gpt2_embeddings IS
     'what the first block reads, [n_seq, n_embd]: token embedding plus position embedding';
 
 
@@ -170,7 +170,7 @@ BEGIN ATOMIC
         THEN (SELECT b.resid_post FROM gpt2._block(x, m, block) AS b) END
     FROM gpt2._chosen_model(gpt2_block.model) AS m;
 END;
-COMMENT ON FUNCTION gpt2_block(vector[], int, text) IS
+COMMENT ON FUNCTION gpt2_block IS
     'one transformer block, counted from 0: [n_seq, n_embd] -> [n_seq, n_embd]';
 
 
@@ -188,5 +188,5 @@ BEGIN ATOMIC
     FROM m
     CROSS JOIN LATERAL gpt2._forward(tokens, m.m, '{ln_final.hook_out}') AS a;
 END;
-COMMENT ON FUNCTION gpt2_forward(int[], text) IS
+COMMENT ON FUNCTION gpt2_forward IS
     'activations after ln_f, [n_seq, n_embd]; their inner products with wte are the logits';

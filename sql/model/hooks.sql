@@ -60,7 +60,7 @@ BEGIN ATOMIC
             'times the weight of ln_f, plus its bias: gpt2_forward')
     ) AS h (hook, short, per_head, width, meaning);
 END;
-COMMENT ON FUNCTION gpt2_hooks() IS
+COMMENT ON FUNCTION gpt2_hooks IS
     'lists the hook points of the forward pass in their order: name, short name, shape, meaning';
 
 
@@ -69,14 +69,14 @@ RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN hook NOT IN ('hook_embed', 'hook_pos_embed', 'ln_final.hook_normalized',
                     'ln_final.hook_out');
-COMMENT ON FUNCTION gpt2._in_blocks(text) IS 'whether each block has this hook point';
+COMMENT ON FUNCTION gpt2._in_blocks IS 'whether each block has this hook point';
 
 
 CREATE FUNCTION gpt2._full_name(hook text, block int)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN block IS NULL THEN hook ELSE 'blocks.' || block::text || '.' || hook END;
-COMMENT ON FUNCTION gpt2._full_name(text, int) IS
+COMMENT ON FUNCTION gpt2._full_name IS
     'name of a hook point in the whole model: blocks.2.attn.hook_q';
 
 
@@ -122,7 +122,7 @@ BEGIN ATOMIC
     END
     FROM unknown AS u;
 END;
-COMMENT ON FUNCTION gpt2._wanted(text[], int[], gpt2.model) IS
+COMMENT ON FUNCTION gpt2._wanted IS
     'full names of the hook points that the arguments of gpt2_trace ask for';
 
 
@@ -141,7 +141,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- a hook has a head in all its keys or in none
 RETURN hook || coalesce('.' || block::text, '') || coalesce('.' || head::text, '')
     || '.' || "position"::text;
-COMMENT ON FUNCTION gpt2._patch_key(text, int, int, int) IS 'where gpt2._patch has an activation';
+COMMENT ON FUNCTION gpt2._patch_key IS 'where gpt2._patch has an activation';
 
 
 CREATE FUNCTION gpt2._patch(patch gpt2.activation[], n_seq int, m gpt2.model)
@@ -190,7 +190,7 @@ BEGIN ATOMIC
         ORDER BY p.n LIMIT 1
     ) AS bad ON true;
 END;
-COMMENT ON FUNCTION gpt2._patch(gpt2.activation[], int, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._patch IS
     'rows of gpt2_trace as a patch of a prompt of n_seq positions; NULL for none';
 
 
@@ -203,7 +203,7 @@ RETURN coalesce(
         (patch).value[((patch).index ->> gpt2._patch_key(hook, block, head, "position"))::int]
     END,
     computed);
-COMMENT ON FUNCTION gpt2._hook(vector, text, int, int, int, gpt2._patch) IS
+COMMENT ON FUNCTION gpt2._hook IS
     'a hook point: the activation as computed, or what the patch has in its place';
 
 
@@ -241,7 +241,7 @@ BEGIN ATOMIC
         ORDER BY s.n LIMIT 1
     ) AS bad ON true;
 END;
-COMMENT ON FUNCTION gpt2._steering(gpt2.steering[], gpt2.model) IS
+COMMENT ON FUNCTION gpt2._steering IS
     'steering that fits the model, with its scales multiplied out; NULL for none';
 
 
@@ -256,5 +256,5 @@ BEGIN ATOMIC
                p.x) ORDER BY p.n)
     FROM unnest(x) WITH ORDINALITY AS p (x, n);
 END;
-COMMENT ON FUNCTION gpt2._steer(vector[], int, int, gpt2.steering[]) IS
+COMMENT ON FUNCTION gpt2._steer IS
     'the residual stream before a block, of positions first and on, with what steer adds to it';

@@ -7,7 +7,7 @@ CREATE FUNCTION gpt2._fill(value float8, n int)
 RETURNS vector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN array_fill(value::float4, ARRAY[n])::vector;
-COMMENT ON FUNCTION gpt2._fill(float8, int) IS
+COMMENT ON FUNCTION gpt2._fill IS
     'vector of n equal values: pgvector multiplies vectors by vectors only';
 
 
@@ -41,6 +41,6 @@ BEGIN ATOMIC
                   AND o.layer = _layer_norm.layer)
             THEN (m).model ELSE (m).base END;
 END;
-COMMENT ON FUNCTION gpt2._layer_norm(vector, gpt2.model, int, gpt2.norm, int, gpt2._patch) IS
+COMMENT ON FUNCTION gpt2._layer_norm IS
     'layer normalisation of one position: normalized = (x - mean) / sqrt(variance + epsilon), '
     'y = normalized * weight + bias';

@@ -34,7 +34,7 @@ BEGIN ATOMIC
             ORDER BY p.page)
         END;
 END;
-COMMENT ON FUNCTION gpt2._edited_linear(vector, halfvec, int, int, int, gpt2.layer, int) IS
+COMMENT ON FUNCTION gpt2._edited_linear IS
     'negated inner products with the pages of a variant, where it has none with those of its base';
 
 
@@ -94,5 +94,4 @@ BEGIN ATOMIC
     ) AS wx
     OFFSET 0;
 END;
-COMMENT ON FUNCTION gpt2._linear(vector, gpt2.model, int, gpt2.layer) IS
-    'weights times x plus bias';
+COMMENT ON FUNCTION gpt2._linear IS 'weights times x plus bias';

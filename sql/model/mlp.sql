@@ -24,7 +24,7 @@ BEGIN
     END IF;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._erf(float8) IS 'error function, where the server has it';
+COMMENT ON FUNCTION gpt2._erf IS 'error function, where the server has it';
 
 
 CREATE FUNCTION gpt2._gelu(x float8, exact boolean)
@@ -34,7 +34,7 @@ RETURN 0.5 * x * (1 + CASE
     WHEN exact THEN gpt2._erf(x / sqrt(2::float8))
     ELSE tanh(sqrt(2 / pi()) * (x + 0.044715 * x * x * x))
 END);
-COMMENT ON FUNCTION gpt2._gelu(float8, boolean) IS
+COMMENT ON FUNCTION gpt2._gelu IS
     'Gaussian error linear unit: exact (gelu), or by its tanh approximation (gelu_new)';
 
 
@@ -65,5 +65,5 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS o (y);
 END;
-COMMENT ON FUNCTION gpt2._mlp(vector, gpt2.model, int, int, gpt2._patch) IS
+COMMENT ON FUNCTION gpt2._mlp IS
     'c_proj(gelu(c_fc(x))) of one position: pre and post are the neurons before and after gelu';

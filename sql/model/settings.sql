@@ -11,6 +11,6 @@ SET enable_seqscan = off
 SET enable_memoize = off
 -- What a query keeps between its parts stays in memory: a text's keys and values, two or three
 -- times, 74 MB each with 124M parameters and 1,000 positions (n_ctx * n_layer * n_embd * 8 bytes).
--- That is what bounds the memory in truth. The setting is a limit for each sort and each CTE of each
--- worker, not a reservation; below the size of the cache every token would write it to disk.
+-- That is what bounds the memory in truth. The setting is a limit for each sort and each CTE of
+-- each worker, not a reservation; below the size of the cache every token would write it to disk.
 SET work_mem = '1GB'

@@ -28,7 +28,7 @@ BEGIN ATOMIC
             WHERE p.model = base AND p.layer = _edited_tokens.layer ORDER BY p.page)
         END;
 END;
-COMMENT ON FUNCTION gpt2._edited_tokens(vector, halfvec, int, int, gpt2.embedding) IS
+COMMENT ON FUNCTION gpt2._edited_tokens IS
     'inner products with the pages of a variant, where it has none with those of its base';
 
 
@@ -71,7 +71,7 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS l (logits);
 END;
-COMMENT ON FUNCTION gpt2._unembed(vector, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._unembed IS
     'logits of tokens 0, 1, ... after a position: inner products with their output embeddings';
 
 
@@ -84,4 +84,4 @@ BEGIN ATOMIC
           FROM gpt2._unembed(y, m) AS u) AS l
     WHERE l.logit > '-Infinity';
 END;
-COMMENT ON FUNCTION gpt2._logits(vector, gpt2.model) IS 'logits after a position, a token a row';
+COMMENT ON FUNCTION gpt2._logits IS 'logits after a position, a token a row';

@@ -68,8 +68,7 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS p;
 END;
-COMMENT ON FUNCTION gpt2._insert_mean(int, gpt2.model, gpt2.model, float8) IS
-    'gives a model the weights (1 - weight) * a + weight * b';
+COMMENT ON FUNCTION gpt2._insert_mean IS 'gives a model the weights (1 - weight) * a + weight * b';
 
 
 CREATE FUNCTION gpt2_average(name text, a text, b text, weight float8 DEFAULT 0.5)
@@ -106,5 +105,5 @@ BEGIN
     RETURN name;
 END;
 $$;
-COMMENT ON FUNCTION gpt2_average(text, text, text, float8) IS
+COMMENT ON FUNCTION gpt2_average IS
     'makes a model of the weights (1 - weight) * a + weight * b; gives its name';

@@ -1,5 +1,5 @@
--- Which model a call means: its argument names it, else the setting gpt2.model, else the default one.
--- What is chosen is a row: SELECT m.n_ctx FROM gpt2._chosen_model(name) AS m. Functions below the
+-- Which model a call means: its argument names it, else the setting gpt2.model, else the default
+-- one. What is chosen is a row: SELECT m.n_ctx FROM gpt2._chosen_model(name) AS m. Functions below the
 -- public ones take the row, and no name.
 
 

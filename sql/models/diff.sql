@@ -22,7 +22,7 @@ BEGIN ATOMIC
         WHERE i.a -> p.name <> i.b -> p.name
     ) AS d (differences);
 END;
-COMMENT ON FUNCTION gpt2._check_same_shape(gpt2.model, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._check_same_shape IS
     'true, or an error where shape, tokenizer or precision differ';
 
 
@@ -124,5 +124,5 @@ BEGIN ATOMIC
                                   'mlp.c_fc', 'mlp.c_proj', 'ln_f', 'lm_head'], c.layer),
              c.unit;
 END;
-COMMENT ON FUNCTION gpt2_model_diff(text, text) IS
+COMMENT ON FUNCTION gpt2_model_diff IS
     'the neurons, tokens, positions and layer norms in which two models differ, and how far';

@@ -14,7 +14,7 @@ BEGIN
     WHERE NOT m.is_default AND m.name = gpt2_default_model.name;
 END;
 $$;
-COMMENT ON FUNCTION gpt2_default_model(text) IS
+COMMENT ON FUNCTION gpt2_default_model IS
     'makes a model the one that calls without a model argument use';
 
 
@@ -51,7 +51,7 @@ BEGIN
     RETURN deleted;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._delete_model(text) IS 'removes a model''s rows and gives what it was';
+COMMENT ON FUNCTION gpt2._delete_model IS 'removes a model''s rows and gives what it was';
 
 
 CREATE FUNCTION gpt2._drop_unused_tokenizers()
@@ -63,7 +63,7 @@ BEGIN ATOMIC
     WHERE t.tokenizer > 1
       AND NOT EXISTS (SELECT FROM gpt2.model AS m WHERE m.tokenizer = t.tokenizer);
 END;
-COMMENT ON FUNCTION gpt2._drop_unused_tokenizers() IS 'removes the vocabularies of no model';
+COMMENT ON FUNCTION gpt2._drop_unused_tokenizers IS 'removes the vocabularies of no model';
 
 
 CREATE FUNCTION gpt2._drop_model(name text)
@@ -79,7 +79,7 @@ BEGIN
     PERFORM gpt2._drop_unused_tokenizers();
 END;
 $$;
-COMMENT ON FUNCTION gpt2._drop_model(text) IS
+COMMENT ON FUNCTION gpt2._drop_model IS
     'gpt2_drop_model''s work, under a name that does not depend on the public schema';
 
 
@@ -89,5 +89,5 @@ LANGUAGE sql VOLATILE
 BEGIN ATOMIC
     SELECT gpt2._drop_model(gpt2_drop_model.name);
 END;
-COMMENT ON FUNCTION gpt2_drop_model(text) IS
+COMMENT ON FUNCTION gpt2_drop_model IS
     'removes a model and its weights; the oldest that is left becomes the default if it was that';

@@ -1,5 +1,5 @@
--- How a model comes: both importers (loader/ and plpython/) go through these functions, so that they
--- cannot differ.
+-- How a model comes: both importers (loader/ and plpython/) go through these functions, so that
+-- they cannot differ.
 
 
 CREATE FUNCTION gpt2._add_tokenizer(sha256 text, n_token int)
@@ -10,7 +10,7 @@ BEGIN ATOMIC
     VALUES (_add_tokenizer.sha256, _add_tokenizer.n_token)
     RETURNING tokenizer;
 END;
-COMMENT ON FUNCTION gpt2._add_tokenizer(text, int) IS
+COMMENT ON FUNCTION gpt2._add_tokenizer IS
     'begins the import of a vocabulary: its tokens and merges follow by COPY';
 
 
@@ -20,7 +20,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN gpt2._assert(name <> '', 'invalid_parameter_value',
     'the name of a model may not be empty', 'It is what queries call it by.',
     'SELECT name FROM gpt2_models(); lists those that are taken.');
-COMMENT ON FUNCTION gpt2._check_name(text) IS 'true, or an error where a name is empty or NULL';
+COMMENT ON FUNCTION gpt2._check_name IS 'true, or an error where a name is empty or NULL';
 
 
 CREATE FUNCTION gpt2._add_model(
@@ -72,7 +72,7 @@ BEGIN
     RETURN new.model;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._add_model(text, jsonb, boolean, boolean) IS
+COMMENT ON FUNCTION gpt2._add_model IS
     'begins the import of a model: its weights follow by COPY in the same transaction';
 
 
@@ -112,5 +112,5 @@ BEGIN
         gpt2.model;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._finish_model(int) IS
+COMMENT ON FUNCTION gpt2._finish_model IS
     'ends the import of a model: counts its rows against its shape';

@@ -22,7 +22,7 @@ BEGIN ATOMIC
         SELECT pg_column_size(p) FROM gpt2.layer_norm_row AS p WHERE p.model = ANY (models)
     ) AS page (bytes);
 END;
-COMMENT ON FUNCTION gpt2._read(int[]) IS 'reads the rows that models store; gives their bytes';
+COMMENT ON FUNCTION gpt2._read IS 'reads the rows that models store; gives their bytes';
 
 
 CREATE FUNCTION gpt2._model_size(m gpt2.model)
@@ -32,7 +32,7 @@ RETURN pg_size_pretty(CASE
     WHEN (m).base IS NOT NULL THEN gpt2._read(ARRAY[(m).model])
     ELSE CASE (m).precision WHEN 'float16' THEN 2 ELSE 4 END * (m).n_parameters
 END);
-COMMENT ON FUNCTION gpt2._model_size(gpt2.model) IS
+COMMENT ON FUNCTION gpt2._model_size IS
     'size of the parameters, of a variant that of the rows it stores, as in "8872 kB"';
 
 
@@ -50,7 +50,7 @@ BEGIN ATOMIC
     LEFT JOIN gpt2.model AS b ON b.model = m.base
     ORDER BY m.name;
 END;
-COMMENT ON FUNCTION gpt2_models() IS
+COMMENT ON FUNCTION gpt2_models IS
     'lists the models: parameters, bytes of weights, precision, shape, base of a variant, origin';
 
 
@@ -60,6 +60,6 @@ LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT gpt2._read(ARRAY[m.model, m.base]) FROM gpt2._chosen_model(gpt2_prewarm.model) AS m;
 END;
-COMMENT ON FUNCTION gpt2_prewarm(text) IS
+COMMENT ON FUNCTION gpt2_prewarm IS
     'reads a model''s weights, of a variant its base''s too, into the shared buffers; gives their '
     'bytes';

@@ -40,5 +40,5 @@ BEGIN
     RETURN name;
 END;
 $$;
-COMMENT ON FUNCTION gpt2_create_variant(text, text) IS
+COMMENT ON FUNCTION gpt2_create_variant IS
     'makes a model that stores only what differs from another, to be edited; gives its name';

@@ -10,7 +10,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT (max(a."position") + side) / side FROM unnest(pattern) AS a;
 END;
-COMMENT ON FUNCTION gpt2._attention_cell_size(gpt2.activation[], int) IS
+COMMENT ON FUNCTION gpt2._attention_cell_size IS
     'how many positions share a row of a picture of at most side rows';
 
 
@@ -25,7 +25,7 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL unnest(a.value::real[]) WITH ORDINALITY AS w (weight, n)
     GROUP BY a.block, a.head, a."position" / s.size, (w.n::int - 1) / s.size;
 END;
-COMMENT ON FUNCTION gpt2._attention_cells(gpt2.activation[], int) IS
+COMMENT ON FUNCTION gpt2._attention_cells IS
     'attention patterns as cells of a picture: the largest weight in each';
 
 
@@ -37,7 +37,7 @@ RETURN gpt2._svg_scale(
     x, y, CASE size WHEN 1 THEN 'weight' ELSE 'weight, the largest of ' || size::text || ' × '
                                               || size::text || ' positions' END,
     '{0,0.1,0.3162,0.5,0.7071,1}', '{0,1%,10%,25%,50%,100%}');
-COMMENT ON FUNCTION gpt2._draw_scale_of_weights(int, int, int) IS 'legend of attention weights';
+COMMENT ON FUNCTION gpt2._draw_scale_of_weights IS 'legend of attention weights';
 
 
 CREATE FUNCTION gpt2._draw_attention(
@@ -113,8 +113,7 @@ BEGIN ATOMIC
         || E'\n' || gpt2._draw_scale_of_weights(l."left", l.top + l.side + 12, l.size))
     FROM layout AS l;
 END;
-COMMENT ON FUNCTION gpt2._draw_attention(gpt2.activation[], int, int, text[], text) IS
-    'picture of one head''s attention pattern';
+COMMENT ON FUNCTION gpt2._draw_attention IS 'picture of one head''s attention pattern';
 
 
 CREATE FUNCTION gpt2_attention_svg(prompt text, block int, head int, model text DEFAULT NULL)
@@ -132,7 +131,7 @@ BEGIN ATOMIC
     FROM (SELECT * FROM gpt2._input(prompt, gpt2_attention_svg.model) OFFSET 0) AS i
     WHERE gpt2._check_head(gpt2_attention_svg.head, i.m);
 END;
-COMMENT ON FUNCTION gpt2_attention_svg(text, int, int, text) IS
+COMMENT ON FUNCTION gpt2_attention_svg IS
     'picture of one head''s attention: what each position looks at, as SVG';
 
 
@@ -191,8 +190,7 @@ BEGIN ATOMIC
                                                 l.size))
     FROM layout AS l;
 END;
-COMMENT ON FUNCTION gpt2._draw_heads(gpt2.activation[], text) IS
-    'picture of the attention patterns of all heads';
+COMMENT ON FUNCTION gpt2._draw_heads IS 'picture of the attention patterns of all heads';
 
 
 CREATE FUNCTION gpt2_heads_svg(prompt text, model text DEFAULT NULL)
@@ -205,7 +203,7 @@ BEGIN ATOMIC
                                        gpt2_heads_svg.model) AS a), prompt)
     WHERE prompt IS NOT NULL;
 END;
-COMMENT ON FUNCTION gpt2_heads_svg(text, text) IS
+COMMENT ON FUNCTION gpt2_heads_svg IS
     'picture of the attention of all heads, blocks down and heads across, as SVG';
 
 
@@ -282,7 +280,7 @@ BEGIN ATOMIC
                                     '{0,0.25,0.5,0.75,1}', '{0,25%,50%,75%,100%}'))
     FROM layout AS l;
 END;
-COMMENT ON FUNCTION gpt2_lens_svg(text, text) IS
+COMMENT ON FUNCTION gpt2_lens_svg IS
     'picture of the logit lens: what each block would say next at each position, as SVG';
 
 
@@ -339,5 +337,5 @@ BEGIN ATOMIC
                                     '{0,4,8,12,16+}'))
     FROM layout AS l;
 END;
-COMMENT ON FUNCTION gpt2_surprisal_svg(text, text) IS
+COMMENT ON FUNCTION gpt2_surprisal_svg IS
     'picture of a text, each token coloured by how little it was expected, in bits, as SVG';

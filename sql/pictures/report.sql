@@ -32,8 +32,7 @@ RETURN ':root{color-scheme:light dark}'
     'blockquote{border-color:#35beb7}figcaption,.note{color:#9198a1}'
     '.tokens .first{border-color:#9198a1}th,td{border-color:#3d444d}.bar div{background:#35beb7}'
     ':focus-visible{outline-color:#35beb7}}';
-COMMENT ON FUNCTION gpt2._report_style() IS
-    'style sheet of the report, beside that of its pictures';
+COMMENT ON FUNCTION gpt2._report_style IS 'style sheet of the report, beside that of its pictures';
 
 
 CREATE FUNCTION gpt2._report_figure(label text, svg text, caption text)
@@ -42,8 +41,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- What is wider than the page scrolls by itself, with the keyboard too.
 RETURN '<figure><div class="scroll" role="region" tabindex="0" aria-label="' || label || E'">\n'
     || svg || E'\n</div><figcaption>' || caption || E'</figcaption></figure>\n';
-COMMENT ON FUNCTION gpt2._report_figure(text, text, text) IS
-    'a picture in the report, with its caption';
+COMMENT ON FUNCTION gpt2._report_figure IS 'a picture in the report, with its caption';
 
 
 CREATE FUNCTION gpt2_report(prompt text, model text DEFAULT NULL)
@@ -136,5 +134,5 @@ BEGIN ATOMIC
     CROSS JOIN token AS t
     CROSS JOIN next AS n;
 END;
-COMMENT ON FUNCTION gpt2_report(text, text) IS
+COMMENT ON FUNCTION gpt2_report IS
     'one HTML page about a prompt: tokens and surprisal, what comes next, attention, logit lens';

@@ -15,7 +15,7 @@ RETURN replace(replace(replace(replace(replace(
         '\U000DFFFE\U000DFFFF\U000EFFFE\U000EFFFF\U000FFFFE\U000FFFFF\U0010FFFE\U0010FFFF]',
         chr(65533), 'g'),
     '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;'), '''', '&#39;');
-COMMENT ON FUNCTION gpt2._escape(text) IS 'text for XML and HTML, as content or between quotes';
+COMMENT ON FUNCTION gpt2._escape IS 'text for XML and HTML, as content or between quotes';
 
 
 CREATE FUNCTION gpt2._visible(piece text, space text DEFAULT '·')
@@ -34,7 +34,7 @@ RETURN translate(
     '\x01\x02\x03\x04\x05\x06\x07\x08\x0B\x0C\x0E\x0F\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19'
     '\x1A\x1B\x1C\x1D\x1E\x1F\x7F',
     space || '↵⇥␍␁␂␃␄␅␆␇␈␋␌␎␏␐␑␒␓␔␕␖␗␘␙␚␛␜␝␞␟␡');
-COMMENT ON FUNCTION gpt2._visible(text, text) IS 'a piece of text with its whitespace made visible';
+COMMENT ON FUNCTION gpt2._visible IS 'a piece of text with its whitespace made visible';
 
 
 CREATE FUNCTION gpt2._columns(text text)
@@ -43,7 +43,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN length(text) + length(regexp_replace(text COLLATE "C",
     '[^\u1100-\u115F\u2E80-\u303E\u3041-\uA4CF\uAC00-\uD7A3\uF900-\uFAFF\uFE30-\uFE6F'
     '\uFF00-\uFF60\uFFE0-\uFFE6\U0001F300-\U0001FAFF\U00020000-\U0003FFFD]+', '', 'g'));
-COMMENT ON FUNCTION gpt2._columns(text) IS
+COMMENT ON FUNCTION gpt2._columns IS
     'how many columns of monospaced text, where East Asian characters and emoji take two';
 
 
@@ -57,15 +57,14 @@ BEGIN ATOMIC
                 ELSE left(p.visible, (columns - 1) / 2) || '…' END
     FROM (SELECT gpt2._visible(piece, space) AS visible OFFSET 0) AS p;
 END;
-COMMENT ON FUNCTION gpt2._label(text, int, text) IS
-    'a piece of text made visible, and cut to a number of columns';
+COMMENT ON FUNCTION gpt2._label IS 'a piece of text made visible, and cut to a number of columns';
 
 
 CREATE FUNCTION gpt2._percent(share float8)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN round(100 * share::numeric, 1)::text || '%';
-COMMENT ON FUNCTION gpt2._percent(float8) IS 'a share of 1 in per cent';
+COMMENT ON FUNCTION gpt2._percent IS 'a share of 1 in per cent';
 
 
 -- Colours: level 0 is next to nothing, level 15 all; in light the page is white and more is darker,
@@ -76,7 +75,7 @@ RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE WHEN share IS NOT NULL
             THEN to_hex(round(15 * least(greatest(share, 0), 1))::int) END;
-COMMENT ON FUNCTION gpt2._level(float8) IS
+COMMENT ON FUNCTION gpt2._level IS
     'colour of a share of 1: 0 to f; class c0 to cf is the fill, t0 to tf that of text on it';
 
 
@@ -115,7 +114,7 @@ BEGIN ATOMIC
            || '@media (prefers-color-scheme:dark){'
            || (SELECT t.rules FROM theme AS t WHERE t.dark) || '}';
 END;
-COMMENT ON FUNCTION gpt2._style() IS 'style sheet of the pictures, for light and dark';
+COMMENT ON FUNCTION gpt2._style IS 'style sheet of the pictures, for light and dark';
 
 
 -- Elements
@@ -125,7 +124,7 @@ RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- 0.602 em a column at 12 pixels, the widest of the common fonts
 RETURN (columns * 73 + 9) / 10;
-COMMENT ON FUNCTION gpt2._svg_width(int) IS 'width of so many columns of text in a picture';
+COMMENT ON FUNCTION gpt2._svg_width IS 'width of so many columns of text in a picture';
 
 
 CREATE FUNCTION gpt2._svg_text(x int, y int, label text, attributes text DEFAULT '')
@@ -138,7 +137,7 @@ RETURN '<text x="' || x::text || '" y="' || y::text || '"' || attributes
                  || '" lengthAdjust="spacingAndGlyphs"'
             ELSE '' END
     || '>' || gpt2._escape(label) || '</text>';
-COMMENT ON FUNCTION gpt2._svg_text(int, int, text, text) IS 'a text element of 12 pixels';
+COMMENT ON FUNCTION gpt2._svg_text IS 'a text element of 12 pixels';
 
 
 CREATE FUNCTION gpt2._svg_scale(x int, y int, caption text, "at" float8[], labels text[])
@@ -155,7 +154,7 @@ BEGIN ATOMIC
                                   ' text-anchor="middle" class="quiet"'), '' ORDER BY a.n)
                FROM unnest("at", labels) WITH ORDINALITY AS a ("at", label, n));
 END;
-COMMENT ON FUNCTION gpt2._svg_scale(int, int, text, float8[], text[]) IS
+COMMENT ON FUNCTION gpt2._svg_scale IS
     'legend of the colours, 240 wide and 48 high, with labels at shares of its width';
 
 
@@ -174,5 +173,5 @@ RETURN '<svg xmlns="http://www.w3.org/2000/svg" class="gpt2" role="img" aria-lab
     || '<text class="heading" x="16" y="26">' || gpt2._escape(title) || E'</text>\n'
     || gpt2._svg_text(16, 45, gpt2._label(prompt, (width - 32) * 10 / 73, ' '), ' class="quiet"')
     || E'\n' || body || E'\n</svg>';
-COMMENT ON FUNCTION gpt2._svg(text, text, text, text, int, int, text) IS
+COMMENT ON FUNCTION gpt2._svg IS
     'an SVG document: title, description, style, page, the two lines at its head, and the body';

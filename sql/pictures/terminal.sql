@@ -10,7 +10,7 @@ RETURN regexp_replace(gpt2._label(piece, 24) COLLATE "C",
     '[^\u0020-\u02FF\u0370-\u0482\u048A-\u058F\u1E00-\u1FFF\u2010-\u2027\u2030-\u205E\u20A0-\u20BF'
     '\u2100-\u22FF\u2400-\u2423\u2500-\u259F\u21E5\u3000-\u3029\u3030-\u303E\u3041-\u3096'
     '\u309B-\u30FF\u3400-\u4DBF\u4E00-\u9FFF\uAC00-\uD7A3\uFF01-\uFF60]', chr(65533), 'g');
-COMMENT ON FUNCTION gpt2._terminal_label(text) IS
+COMMENT ON FUNCTION gpt2._terminal_label IS
     'a piece of text made visible, in characters whose width terminals agree on';
 
 
@@ -50,7 +50,7 @@ BEGIN ATOMIC
     JOIN most AS m ON m.query_position = b.query_position
     ORDER BY b.query_position;
 END;
-COMMENT ON FUNCTION gpt2_attention_text(text, int, int, text) IS
+COMMENT ON FUNCTION gpt2_attention_text IS
     'one head''s attention for a terminal: a row a query, a bar a key, and the key that gets most';
 
 
@@ -66,5 +66,5 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (SELECT round(8 * s.bits)::int AS eighths) AS e
     ORDER BY s."position";
 END;
-COMMENT ON FUNCTION gpt2_surprisal_text(text, text) IS
+COMMENT ON FUNCTION gpt2_surprisal_text IS
     'how little each token of a text was expected, for a terminal: bits, and a bar';

@@ -20,7 +20,7 @@ UNION ALL
           LIMIT k) AS t
     HAVING k IS NOT NULL;
 END;
-COMMENT ON FUNCTION gpt2._top_k(int[], float8[], int) IS 'the k likeliest tokens; k NULL: all';
+COMMENT ON FUNCTION gpt2._top_k IS 'the k likeliest tokens; k NULL: all';
 
 
 CREATE FUNCTION gpt2._top_p(ids int[], logits float8[], temperature float8, p float8)
@@ -42,7 +42,7 @@ UNION ALL
     WHERE coalesce(c.before < c.enough, true)
     HAVING p IS NOT NULL;
 END;
-COMMENT ON FUNCTION gpt2._top_p(int[], float8[], float8, float8) IS
+COMMENT ON FUNCTION gpt2._top_p IS
     'the likeliest tokens that have a probability of p together; p NULL: all';
 
 
@@ -61,7 +61,7 @@ UNION ALL
     WHERE l.logit >= t.least
     HAVING p IS NOT NULL;
 END;
-COMMENT ON FUNCTION gpt2._min_p(int[], float8[], float8, float8) IS
+COMMENT ON FUNCTION gpt2._min_p IS
     'the tokens at least p times as likely as the likeliest; p NULL: all';
 
 
@@ -118,7 +118,7 @@ UNION ALL
     WHERE coalesce(c.before < c.enough, true)
     HAVING p IS NOT NULL;
 END;
-COMMENT ON FUNCTION gpt2._typical(int[], float8[], float8, float8) IS
+COMMENT ON FUNCTION gpt2._typical IS
     'the most typical tokens that have a probability of p together; p NULL: all';
 
 
@@ -138,8 +138,7 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL gpt2._min_p(a.ids, a.logits, (o).temperature, (o).min_p) AS b
     CROSS JOIN LATERAL gpt2._typical(b.ids, b.logits, (o).temperature, (o).typical_p) AS c;
 END;
-COMMENT ON FUNCTION gpt2._kept(int[], float8[], gpt2._sampling) IS
-    'the filters after top_k, which are planned where they are used';
+COMMENT ON FUNCTION gpt2._kept IS 'the filters after top_k, which are planned where they are used';
 
 
 CREATE FUNCTION gpt2._filter(ids int[], logits float8[], o gpt2._sampling)
@@ -162,5 +161,4 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS r;
 END;
-COMMENT ON FUNCTION gpt2._filter(int[], float8[], gpt2._sampling) IS
-    'the tokens that may be chosen, with their logits, in no order';
+COMMENT ON FUNCTION gpt2._filter IS 'the tokens that may be chosen, with their logits, in no order';

@@ -47,7 +47,7 @@ RETURN gpt2._assert(temperature BETWEEN 0 AND 1e6, 'invalid_parameter_value',
        AND gpt2._assert(coalesce(top_k, 1) >= 1, 'invalid_parameter_value',
            'top_k must be 1 or more', format('It is %s.', top_k),
            'Use NULL for the whole vocabulary.');
-COMMENT ON FUNCTION gpt2._check_sampling(float8, int) IS
+COMMENT ON FUNCTION gpt2._check_sampling IS
     'true, or an error where the arguments make no distribution';
 
 
@@ -58,8 +58,7 @@ RETURN gpt2._assert(coalesce(penalty, 0) BETWEEN -1e100 AND 1e100, 'invalid_para
     format('%s must be finite', name),
     format('It is %s; more than 1e100 either way is refused too.', penalty),
     'Use 0 or NULL for none, more to repeat less.');
-COMMENT ON FUNCTION gpt2._check_penalty(text, float8) IS
-    'true, or an error where a penalty is not a number';
+COMMENT ON FUNCTION gpt2._check_penalty IS 'true, or an error where a penalty is not a number';
 
 
 CREATE FUNCTION gpt2._check_token(token text, argument text, m gpt2.model)
@@ -74,8 +73,7 @@ RETURN gpt2._assert(
          THEN format('Its tokens are 0 to %s.', greatest((m).eos_token, (m).n_token - 1))
          ELSE format('Its tokens are 0 to %s and %s.', (m).n_token - 1, (m).eos_token) END,
     'Tokens come from gpt2_tokenize(text, model), for the same model.');
-COMMENT ON FUNCTION gpt2._check_token(text, text, gpt2.model) IS
-    'true, or an error where a model has no such token';
+COMMENT ON FUNCTION gpt2._check_token IS 'true, or an error where a model has no such token';
 
 
 CREATE FUNCTION gpt2._biases(logit_bias jsonb, m gpt2.model)
@@ -115,7 +113,7 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS b;
 END;
-COMMENT ON FUNCTION gpt2._biases(jsonb, gpt2.model) IS 'logit_bias, its keys tokenized';
+COMMENT ON FUNCTION gpt2._biases IS 'logit_bias, its keys tokenized';
 
 
 CREATE FUNCTION gpt2._token_set(tokens int[], argument text, m gpt2.model)
@@ -131,7 +129,7 @@ BEGIN ATOMIC
         ORDER BY t.token)
     END;
 END;
-COMMENT ON FUNCTION gpt2._token_set(int[], text, gpt2.model) IS
+COMMENT ON FUNCTION gpt2._token_set IS
     'tokens in order, each once; an error where one is not in the vocabulary';
 
 
@@ -159,8 +157,7 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS s;
 END;
-COMMENT ON FUNCTION gpt2._mask(int[], int[], boolean, gpt2.model) IS
-    'the tokens that alone are possible, or else those that are not';
+COMMENT ON FUNCTION gpt2._mask IS 'the tokens that alone are possible, or else those that are not';
 
 
 
@@ -228,7 +225,5 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS r;
 END;
-COMMENT ON FUNCTION gpt2._sampling(
-    gpt2.model, float8, int, float8, float8, float8, float8, float8, float8, int, jsonb, int,
-    boolean, int[], int[], bigint, boolean
-) IS 'how a token is chosen, checked; the seed is not chosen here: without one only greedily';
+COMMENT ON FUNCTION gpt2._sampling IS
+    'how a token is chosen, checked; the seed is not chosen here: without one only greedily';

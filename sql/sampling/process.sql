@@ -55,8 +55,7 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS p;
 END;
-COMMENT ON FUNCTION gpt2._touched(float8[], int[], int, gpt2.model, gpt2._sampling) IS
-    'the tokens whose logits are changed, with the new ones';
+COMMENT ON FUNCTION gpt2._touched IS 'the tokens whose logits are changed, with the new ones';
 
 
 CREATE FUNCTION gpt2._changed(
@@ -82,8 +81,7 @@ BEGIN ATOMIC
             OFFSET 0
         ) AS p);
 END;
-COMMENT ON FUNCTION gpt2._changed(float8[], int[], int, gpt2.model, gpt2._sampling) IS
-    'logits after biases, penalties and bans';
+COMMENT ON FUNCTION gpt2._changed IS 'logits after biases, penalties and bans';
 
 
 CREATE FUNCTION gpt2._process(
@@ -118,5 +116,5 @@ BEGIN ATOMIC
     ) AS c
     OFFSET 0;
 END;
-COMMENT ON FUNCTION gpt2._process(float8[], int[], int, gpt2.model, gpt2._sampling, int[]) IS
+COMMENT ON FUNCTION gpt2._process IS
     'logits after biases, penalties and masks: of ids, or where that is NULL of all tokens';

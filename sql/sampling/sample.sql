@@ -10,7 +10,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- 52 bits of a hash, not random(): a seed means the same on every server and in every worker
 RETURN ('x' || left(encode(sha256(int8send(seed) || int4send(n)), 'hex'), 13))::bit(52)::bigint
        / 4503599627370496::float8;
-COMMENT ON FUNCTION gpt2._uniform(bigint, int) IS 'number n of a seed, uniform in [0, 1)';
+COMMENT ON FUNCTION gpt2._uniform IS 'number n of a seed, uniform in [0, 1)';
 
 
 CREATE FUNCTION gpt2._ranked(ids int[], logits float8[], temperature float8)
@@ -29,8 +29,7 @@ BEGIN ATOMIC
         ) AS k
     ) AS w;
 END;
-COMMENT ON FUNCTION gpt2._ranked(int[], float8[], float8) IS
-    'tokens likeliest first, with their probabilities';
+COMMENT ON FUNCTION gpt2._ranked IS 'tokens likeliest first, with their probabilities';
 
 
 CREATE FUNCTION gpt2._distribution(
@@ -44,9 +43,7 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL gpt2._filter(p.ids, p.logits, o) AS f
     CROSS JOIN LATERAL gpt2._ranked(f.ids, f.logits, (o).temperature) AS r;
 END;
-COMMENT ON FUNCTION gpt2._distribution(
-    vector, gpt2.model, gpt2._sampling, int[], int, int[]
-) IS
+COMMENT ON FUNCTION gpt2._distribution IS
     'the tokens that may follow a position, likeliest first: logit as processed, probability';
 
 
@@ -65,7 +62,7 @@ BEGIN ATOMIC
         LIMIT top_k
     ) AS k;
 END;
-COMMENT ON FUNCTION gpt2._likeliest(vector, gpt2.model, int) IS
+COMMENT ON FUNCTION gpt2._likeliest IS
     'the top_k most likely tokens after a position; probabilities are of the whole vocabulary';
 
 
@@ -86,8 +83,7 @@ BEGIN ATOMIC
              CASE WHEN c.cumulative <= c.share THEN -c.rank ELSE c.rank END
     LIMIT 1;
 END;
-COMMENT ON FUNCTION gpt2._draw(int[], float8[], float8, float8) IS
-    'the token that a number in [0, 1) stands for';
+COMMENT ON FUNCTION gpt2._draw IS 'the token that a number in [0, 1) stands for';
 
 
 CREATE FUNCTION gpt2._choose(
@@ -111,9 +107,8 @@ BEGIN ATOMIC
         END
     FROM gpt2._process(_choose.logits, tokens, n_prompt, m, o, among) AS p;
 END;
-COMMENT ON FUNCTION gpt2._choose(
-    float8[], int[], int, gpt2.model, gpt2._sampling, int[]
-) IS 'the token that is chosen by its logits; NULL where none is possible';
+COMMENT ON FUNCTION gpt2._choose IS
+    'the token that is chosen by its logits; NULL where none is possible';
 
 
 CREATE FUNCTION gpt2._log_probability(token int, logits float8[])
@@ -123,7 +118,7 @@ BEGIN ATOMIC
     SELECT logits[token + 1] - t.largest - ln(t.total)
     FROM gpt2._total(logits, 1) AS t;
 END;
-COMMENT ON FUNCTION gpt2._log_probability(int, float8[]) IS 'log softmax of the logits at a token';
+COMMENT ON FUNCTION gpt2._log_probability IS 'log softmax of the logits at a token';
 
 
 CREATE FUNCTION gpt2._sample(
@@ -146,6 +141,6 @@ BEGIN ATOMIC
     ) AS c
     WHERE c.token IS NOT NULL;
 END;
-COMMENT ON FUNCTION gpt2._sample(vector, gpt2.model, gpt2._sampling, int[], int, int[]) IS
+COMMENT ON FUNCTION gpt2._sample IS
     'the token that follows a text, y at its end: the likeliest, or drawn; and its logarithm of '
     'probability; no row where no token is possible';

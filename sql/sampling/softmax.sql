@@ -20,7 +20,7 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS t;
 END;
-COMMENT ON FUNCTION gpt2._total(float8[], float8) IS
+COMMENT ON FUNCTION gpt2._total IS
     'the largest logit and the sum of weights; no row where no token is possible';
 
 
@@ -33,7 +33,7 @@ BEGIN ATOMIC
                  unnest(logits) AS logit) AS l
     WHERE l.logit > '-Infinity';
 END;
-COMMENT ON FUNCTION gpt2._possible(int[], float8[]) IS 'logits, a token a row';
+COMMENT ON FUNCTION gpt2._possible IS 'logits, a token a row';
 
 
 CREATE FUNCTION gpt2._likely(ids int[], logits float8[], temperature float8, p float8)
@@ -54,6 +54,6 @@ BEGIN ATOMIC
     WHERE l.logit >= t.least
     OFFSET 0;
 END;
-COMMENT ON FUNCTION gpt2._likely(int[], float8[], float8, float8) IS
+COMMENT ON FUNCTION gpt2._likely IS
     'the tokens that may be among the likeliest with a probability of p together, with their '
     'weights and the total of all';

@@ -29,7 +29,7 @@ RETURN CASE WHEN (m).base IS NULL THEN ARRAY[(m).edition] ELSE ARRAY[
     + (SELECT count(*) FROM gpt2.wpe_row AS p WHERE p.model = (m).model)
     + (SELECT count(*) FROM gpt2.layer_norm_row AS p WHERE p.model = (m).model)
 ] END;
-COMMENT ON FUNCTION gpt2._edition(gpt2.model) IS
+COMMENT ON FUNCTION gpt2._edition IS
     'what tells the weights of a model from those it had before or has later: its edition, and of '
     'a variant its base''s and how many rows it stores';
 
@@ -41,7 +41,7 @@ BEGIN ATOMIC
     UPDATE gpt2.model AS m SET edition = -m.edition
     WHERE m.model = _begin_edit.model AND m.edition > 0;
 END;
-COMMENT ON FUNCTION gpt2._begin_edit(int) IS
+COMMENT ON FUNCTION gpt2._begin_edit IS
     'makes the edition of a model negative, until _end_edit at the end of the statement';
 
 
@@ -56,7 +56,7 @@ BEGIN
     RETURN NULL;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._end_edit() IS
+COMMENT ON FUNCTION gpt2._end_edit IS
     'gives a new edition to the models that a statement has edited, a TRUNCATE to all';
 
 
@@ -78,7 +78,7 @@ BEGIN
     RETURN NULL;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._row_edited() IS
+COMMENT ON FUNCTION gpt2._row_edited IS
     'begins the edit of the model that a changed row belongs to, or belonged to';
 
 

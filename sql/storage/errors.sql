@@ -15,8 +15,7 @@ BEGIN
     RAISE EXCEPTION USING ERRCODE = errcode, MESSAGE = message, DETAIL = detail, HINT = hint;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._raise(anyelement, text, text, text, text) IS
-    'raises an error, in the place of a value of any type';
+COMMENT ON FUNCTION gpt2._raise IS 'raises an error, in the place of a value of any type';
 
 
 CREATE FUNCTION gpt2._assert(
@@ -27,5 +26,4 @@ RETURN CASE
     WHEN condition THEN true
     ELSE gpt2._raise(NULL::boolean, errcode, message, detail, hint)
 END;
-COMMENT ON FUNCTION gpt2._assert(boolean, text, text, text, text) IS
-    'true, or an error where the condition is false or NULL';
+COMMENT ON FUNCTION gpt2._assert IS 'true, or an error where the condition is false or NULL';

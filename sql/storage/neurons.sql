@@ -98,7 +98,7 @@ RETURN gpt2._assert(same_key, 'feature_not_supported',
     format('cannot move a row of %s', name), 'Only its bias and weight can be changed.',
     format('UPDATE %s SET %s = ...', name,
            CASE name WHEN 'gpt2.bias' THEN 'bias' ELSE 'weight' END));
-COMMENT ON FUNCTION gpt2._check_key(text, boolean) IS 'true, or an error where a key is updated';
+COMMENT ON FUNCTION gpt2._check_key IS 'true, or an error where a key is updated';
 
 
 CREATE FUNCTION gpt2._check_width(name text, "column" text, old vector, new vector)
@@ -108,7 +108,7 @@ RETURN gpt2._assert(vector_dims(new) = vector_dims(old), 'invalid_parameter_valu
     format('the %s does not fit %s', "column", name),
     format('It must have %s elements.', vector_dims(old)),
     'SELECT name, n_embd FROM gpt2_models(); lists the widths.');
-COMMENT ON FUNCTION gpt2._check_width(text, text, vector, vector) IS
+COMMENT ON FUNCTION gpt2._check_width IS
     'true, or an error where a vector is updated to NULL or one of another width';
 
 
@@ -117,7 +117,7 @@ RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- where the search_path has no operators of pgvector
 RETURN a <> b;
-COMMENT ON FUNCTION gpt2._differ(vector, vector) IS 'whether two vectors are not the same';
+COMMENT ON FUNCTION gpt2._differ IS 'whether two vectors are not the same';
 
 
 CREATE FUNCTION gpt2._update_linear()
@@ -167,7 +167,7 @@ BEGIN
     RETURN new;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._update_linear() IS 'updates a neuron in its page';
+COMMENT ON FUNCTION gpt2._update_linear IS 'updates a neuron in its page';
 
 CREATE TRIGGER update_linear INSTEAD OF UPDATE ON gpt2.linear
     FOR EACH ROW EXECUTE FUNCTION gpt2._update_linear();
@@ -202,7 +202,7 @@ BEGIN
     RETURN new;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._update_token() IS 'updates a token''s embedding in its page';
+COMMENT ON FUNCTION gpt2._update_token IS 'updates a token''s embedding in its page';
 
 CREATE TRIGGER update_wte INSTEAD OF UPDATE ON gpt2.wte
     FOR EACH ROW EXECUTE FUNCTION gpt2._update_token();
@@ -228,7 +228,7 @@ BEGIN
     RETURN new;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._update_bias() IS 'updates the biases of a layer';
+COMMENT ON FUNCTION gpt2._update_bias IS 'updates the biases of a layer';
 
 CREATE TRIGGER update_bias INSTEAD OF UPDATE ON gpt2.bias
     FOR EACH ROW EXECUTE FUNCTION gpt2._update_bias();
@@ -252,7 +252,7 @@ BEGIN
     RETURN new;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._update_wpe() IS 'updates a position embedding';
+COMMENT ON FUNCTION gpt2._update_wpe IS 'updates a position embedding';
 
 CREATE TRIGGER update_wpe INSTEAD OF UPDATE ON gpt2.wpe
     FOR EACH ROW EXECUTE FUNCTION gpt2._update_wpe();
@@ -278,7 +278,7 @@ BEGIN
     RETURN new;
 END;
 $$;
-COMMENT ON FUNCTION gpt2._update_layer_norm() IS 'updates a layer norm';
+COMMENT ON FUNCTION gpt2._update_layer_norm IS 'updates a layer norm';
 
 CREATE TRIGGER update_layer_norm INSTEAD OF UPDATE ON gpt2.layer_norm
     FOR EACH ROW EXECUTE FUNCTION gpt2._update_layer_norm();

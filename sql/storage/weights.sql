@@ -108,7 +108,7 @@ LANGUAGE sql STABLE PARALLEL SAFE
 -- and the array's header; a neuron has a header of 8 bytes and its weights.
 RETURN (current_setting('block_size')::int - 32 - 68)
        / (8 + CASE "precision" WHEN 'float16' THEN (2 * n_embd + 3) / 4 * 4 ELSE 4 * n_embd END);
-COMMENT ON FUNCTION gpt2._page_size(int, text) IS 'how many neurons of n_embd inputs fit one row';
+COMMENT ON FUNCTION gpt2._page_size IS 'how many neurons of n_embd inputs fit one row';
 
 CREATE TYPE gpt2.embedding AS ENUM ('wte', 'lm_head');
 COMMENT ON TYPE gpt2.embedding IS 'matrices with a row a token: input and output embeddings';

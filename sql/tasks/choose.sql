@@ -8,7 +8,7 @@ RETURNS gpt2._context
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ROW((context).tokens || tokens, (context).n_past, (context).past, (context).recent,
            (context).y, 0, '', '{}', NULL)::gpt2._context;
-COMMENT ON FUNCTION gpt2._continue(gpt2._context, int[]) IS
+COMMENT ON FUNCTION gpt2._continue IS
     'a context that was read, with tokens at its end that are still to be read';
 
 
@@ -90,7 +90,7 @@ BEGIN ATOMIC
     ) AS w
     ORDER BY 4;
 END;
-COMMENT ON FUNCTION gpt2_choose(text, text[], text, gpt2.prefix) IS
+COMMENT ON FUNCTION gpt2_choose IS
     'how likely each of some texts is to continue a prompt, likeliest first; probabilities are '
     'among the choices';
 
@@ -105,5 +105,5 @@ BEGIN ATOMIC
     FROM gpt2_choose(prompt, choices, gpt2_classify.model, gpt2_classify.prefix) AS c
     WHERE c.rank = 1;
 END;
-COMMENT ON FUNCTION gpt2_classify(text, text[], text, gpt2.prefix) IS
+COMMENT ON FUNCTION gpt2_classify IS
     'which of some texts best continues a prompt; NULL for no choices';

@@ -27,7 +27,7 @@ BEGIN ATOMIC
             ) AS w)
     END;
 END;
-COMMENT ON FUNCTION gpt2._pool(vector[], text) IS
+COMMENT ON FUNCTION gpt2._pool IS
     'one vector for all positions: their mean, largest, last, or mean weighted by position';
 
 
@@ -64,7 +64,7 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL gpt2._pool(a.x, pooling) AS p
     WHERE a.x IS NOT NULL;
 END;
-COMMENT ON FUNCTION gpt2_embed(text, text, int, text) IS
+COMMENT ON FUNCTION gpt2_embed IS
     'a text as one vector of width n_embd: its activations after a block, or at the end, pooled '
     'over the positions';
 
@@ -74,6 +74,6 @@ CREATE FUNCTION gpt2_similarity(
 ) RETURNS float8
 LANGUAGE sql STABLE PARALLEL SAFE COST 2000000
 RETURN 1 - (gpt2_embed(a, pooling, block, model) <=> gpt2_embed(b, pooling, block, model));
-COMMENT ON FUNCTION gpt2_similarity(text, text, text, int, text) IS
+COMMENT ON FUNCTION gpt2_similarity IS
     'cosine of the angle between the embeddings of two texts: 1 for the same direction, -1 for the '
     'opposite one';

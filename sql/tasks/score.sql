@@ -28,7 +28,7 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS e;
 END;
-COMMENT ON FUNCTION gpt2._score(float8[], int) IS
+COMMENT ON FUNCTION gpt2._score IS
     'log of the sum of exp(logits); of a token its log probability and rank; entropy in bits';
 
 
@@ -67,7 +67,7 @@ BEGIN ATOMIC
     LEFT JOIN score AS s ON s."position" = p."position"
     ORDER BY p."position";
 END;
-COMMENT ON FUNCTION gpt2_score(text, text, gpt2.prefix) IS
+COMMENT ON FUNCTION gpt2_score IS
     'how well each token of a text was expected: log probability, rank, entropy and surprisal in '
     'bits; NULL for the first';
 
@@ -106,6 +106,6 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL gpt2._unembed(p.y, w.m) AS u
     CROSS JOIN LATERAL gpt2._score(u.logits, p.token) AS s;
 END;
-COMMENT ON FUNCTION gpt2_perplexity(text, int, text) IS
+COMMENT ON FUNCTION gpt2_perplexity IS
     'exp of the mean surprisal of all tokens but the first, in nats; a text longer than the '
     'context in windows that move by stride; NULL for fewer than two tokens';

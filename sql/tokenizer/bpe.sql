@@ -12,14 +12,14 @@ RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- 65536 is past the surrogates, which are not characters
 RETURN chr(65536 + token);
-COMMENT ON FUNCTION gpt2._symbol(int) IS 'the character that stands for a token in a word';
+COMMENT ON FUNCTION gpt2._symbol IS 'the character that stands for a token in a word';
 
 
 CREATE FUNCTION gpt2._symbols_to_tokens(symbols text)
 RETURNS int[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ARRAY(SELECT ascii(symbol) - 65536 FROM string_to_table(symbols, NULL) AS symbol);
-COMMENT ON FUNCTION gpt2._symbols_to_tokens(text) IS 'the tokens that characters stand for';
+COMMENT ON FUNCTION gpt2._symbols_to_tokens IS 'the tokens that characters stand for';
 
 
 CREATE FUNCTION gpt2._rule(merge gpt2.merge)
@@ -27,7 +27,7 @@ RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN gpt2._symbol(merge.rank) || gpt2._symbol(merge."left") || gpt2._symbol(merge."right")
     || gpt2._symbol(merge.token);
-COMMENT ON FUNCTION gpt2._rule(gpt2.merge) IS
+COMMENT ON FUNCTION gpt2._rule IS
     'a merge as four characters: its rank, the pair, and the token the pair becomes';
 
 
@@ -86,7 +86,7 @@ BEGIN ATOMIC
     )
     SELECT bpe.word, bpe.step, bpe.rule, bpe.symbols FROM bpe;
 END;
-COMMENT ON FUNCTION gpt2._bpe(bytea[], int, int) IS
+COMMENT ON FUNCTION gpt2._bpe IS
     'every step of the byte-pair encoding of every word: the rule applied, and the word after it; '
     'the rule of the last is NULL';
 
@@ -104,7 +104,7 @@ BEGIN ATOMIC
     FROM gpt2._bpe(_encode.words, _encode.tokenizer, _encode.n_token) AS b
     WHERE b.rule IS NULL;
 END;
-COMMENT ON FUNCTION gpt2._encode(bytea[], int, int) IS 'words, merged to the end';
+COMMENT ON FUNCTION gpt2._encode IS 'words, merged to the end';
 
 
 CREATE FUNCTION gpt2._finish_tokenizer(tokenizer int)
@@ -127,5 +127,5 @@ BEGIN ATOMIC
     FROM whole AS w
     WHERE t.tokenizer = _finish_tokenizer.tokenizer AND t.token = w.token AND t.bytes = w.word;
 END;
-COMMENT ON FUNCTION gpt2._finish_tokenizer(int) IS
+COMMENT ON FUNCTION gpt2._finish_tokenizer IS
     'ends the import of a vocabulary: marks the tokens that byte-pair encoding arrives at';

@@ -18,5 +18,5 @@ BEGIN ATOMIC
         FROM generate_series(0, 255) AS i
     ) AS b (byte, printable);
 END;
-COMMENT ON FUNCTION gpt2._byte_encoder() IS
+COMMENT ON FUNCTION gpt2._byte_encoder IS
     'the 256 bytes, the characters that stand for them in vocabulary files, and their token ids';

@@ -16,7 +16,7 @@ RETURN '[\u0001-\u007F]'
        '|\u00F0[\u0090-\u00BF][\u0080-\u00BF]{2}'
        '|[\u00F1-\u00F3][\u0080-\u00BF]{3}'
        '|\u00F4[\u0080-\u008F][\u0080-\u00BF]{2}';
-COMMENT ON FUNCTION gpt2._utf8_character() IS
+COMMENT ON FUNCTION gpt2._utf8_character IS
     'regular expression for the bytes of a character but NUL, read as LATIN1';
 
 
@@ -29,7 +29,7 @@ RETURN '\u00E0[\u00A0-\u00BF]'
        '|\u00F0[\u0090-\u00BF][\u0080-\u00BF]?'
        '|[\u00F1-\u00F3][\u0080-\u00BF]{1,2}'
        '|\u00F4[\u0080-\u008F][\u0080-\u00BF]?';
-COMMENT ON FUNCTION gpt2._utf8_part() IS
+COMMENT ON FUNCTION gpt2._utf8_part IS
     'regular expression for two or three bytes of a character that is cut short, read as LATIN1';
 
 
@@ -62,8 +62,7 @@ BEGIN ATOMIC
                CASE WHEN _utf8.bytes IS NOT NULL THEN '' END)
     FROM part;
 END;
-COMMENT ON FUNCTION gpt2._utf8(bytea) IS
-    'bytes as text, with U+FFFD for what is not UTF-8 and for U+0000';
+COMMENT ON FUNCTION gpt2._utf8 IS 'bytes as text, with U+FFFD for what is not UTF-8 and for U+0000';
 
 
 CREATE FUNCTION gpt2._detokenize(tokens int[], tokenizer int, n_token int, eos_token int)

@@ -40,8 +40,7 @@ BEGIN ATOMIC
             FULL JOIN encoded AS e ON convert_from(e.bytes, 'UTF8') = w.word))
     END;
 END;
-COMMENT ON FUNCTION gpt2._tokenize IS
-    'token ids of a text, of those below n_token of a vocabulary';
+COMMENT ON FUNCTION gpt2._tokenize IS 'token ids of a text, of those below n_token of a vocabulary';
 
 
 CREATE FUNCTION gpt2_tokenize(text text, model text DEFAULT NULL)
@@ -51,8 +50,7 @@ BEGIN ATOMIC
     SELECT gpt2._tokenize(gpt2_tokenize.text, v.tokenizer, v.n_token)
     FROM gpt2._chosen_vocabulary(gpt2_tokenize.model) AS v;
 END;
-COMMENT ON FUNCTION gpt2_tokenize IS
-    'token ids of a text, exactly GPT-2''s; NULL for NULL';
+COMMENT ON FUNCTION gpt2_tokenize IS 'token ids of a text, exactly GPT-2''s; NULL for NULL';
 
 
 CREATE FUNCTION gpt2_tokens(text text, model text DEFAULT NULL)
@@ -65,7 +63,7 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL unnest(gpt2._tokenize(gpt2_tokens.text, v.tokenizer, v.n_token))
         WITH ORDINALITY AS t (token, n);
 END;
-COMMENT ON FUNCTION gpt2_tokens(text, text) IS
+COMMENT ON FUNCTION gpt2_tokens IS
     'tokens of a text, a row each: position from 0, id, and the text it stands for';
 
 
@@ -85,5 +83,5 @@ BEGIN ATOMIC
     ) AS p (pieces)
     ORDER BY b.step;
 END;
-COMMENT ON FUNCTION gpt2_bpe(text, text) IS
+COMMENT ON FUNCTION gpt2_bpe IS
     'byte-pair encoding of one word, a row a merge: the token made, and the pieces after it';

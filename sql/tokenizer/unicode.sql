@@ -180,5 +180,5 @@ BEGIN ATOMIC
 '\u0009-\u000D\u0020\u0085\u00A0\u1680\u2000-\u200A\u2028-\u2029\u202F\u205F\u3000'
     )) AS c (l, n, s);
 END;
-COMMENT ON FUNCTION gpt2._split_pattern() IS
+COMMENT ON FUNCTION gpt2._split_pattern IS
     'regular expression that splits a text into words as GPT-2 does';
