@@ -38,11 +38,13 @@ def test_cached_equals_uncached(shapes, name):
     n_prompt = len(text)
     text += FIXTURES[f"{name}/greedy"].tolist()
     uncached = shapes.execute(
-        """SELECT array_agg(best.token ORDER BY p.n)
+        """SELECT array_agg(best.n - 1 ORDER BY p.n)
            FROM (SELECT c AS m FROM gpt2._chosen_model(%s::text) AS c OFFSET 0) AS m
            CROSS JOIN unnest(gpt2_forward(%s::int[], %s)) WITH ORDINALITY AS p (y, n)
            CROSS JOIN LATERAL (
-               SELECT l.token FROM gpt2._logits(p.y, m.m) AS l ORDER BY l.logit DESC, l.token LIMIT 1
+               SELECT l.n
+               FROM gpt2._unembed(p.y, m.m) AS u, unnest(u.logits) WITH ORDINALITY AS l (logit, n)
+               ORDER BY l.logit DESC, l.n LIMIT 1
            ) AS best
            WHERE p.n >= %s""",
         [name, text[:-1], name, n_prompt]).fetchone()[0]

@@ -98,8 +98,9 @@ def perplexity(conn: psycopg.Connection, model: str, text: str) -> float:
            CROSS JOIN unnest(gpt2_forward(t.tokens, %(model)s)) WITH ORDINALITY AS p (y, n)
            CROSS JOIN LATERAL (
                SELECT ln(sum(exp(l.logit))) AS total,
-                      max(l.logit) FILTER (WHERE l.token = t.tokens[p.n + 1]) AS logit
-               FROM gpt2._logits(p.y, m.m) AS l
+                      max(l.logit) FILTER (WHERE l.n = t.tokens[p.n + 1] + 1) AS logit
+               FROM gpt2._unembed(p.y, m.m) AS u,
+                    unnest(u.logits) WITH ORDINALITY AS l (logit, n)
            ) AS s
            WHERE p.n < cardinality(t.tokens)""", {"text": text, "model": model}).fetchone()
     return float(np.exp(nats))

@@ -308,7 +308,7 @@ def test_log_probability_is_the_models_own(demo, options):
     call, parameters = sampling(options | {"logprobs": True})
     rows = demo.execute(
         f"""SELECT s.token, s.logprob,
-                   ARRAY(SELECT l.logit FROM gpt2._logits(i.y, i.m) AS l ORDER BY l.token)
+                   (SELECT u.logits FROM gpt2._unembed(i.y, i.m) AS u)
             FROM (SELECT m, {call} AS o, (gpt2._run(gpt2._start('{{464,1,2}}', m), m, 3)).y[3] AS y
                   FROM gpt2._chosen_model('demo') AS m OFFSET 0) AS i
             CROSS JOIN LATERAL gpt2._sample(i.y, i.m, i.o, '{{464,1,2}}', 3, NULL) AS s""",

@@ -73,15 +73,3 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION gpt2._unembed IS
     'logits of tokens 0, 1, ... after a position: inner products with their output embeddings';
-
-
-CREATE FUNCTION gpt2._logits(y vector, m gpt2.model)
-RETURNS TABLE (token int, logit float8)
-LANGUAGE sql STABLE PARALLEL SAFE ROWS 50000
-BEGIN ATOMIC
-    SELECT l.token, l.logit
-    FROM (SELECT generate_subscripts(u.logits, 1) - 1 AS token, unnest(u.logits) AS logit
-          FROM gpt2._unembed(y, m) AS u) AS l
-    WHERE l.logit > '-Infinity';
-END;
-COMMENT ON FUNCTION gpt2._logits IS 'logits after a position, a token a row';

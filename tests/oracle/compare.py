@@ -36,11 +36,11 @@ def hidden_states(conn: psycopg.Connection, tokens: list[int], name: str) -> np.
 def logits(conn: psycopg.Connection, tokens: list[int], name: str) -> np.ndarray:
     """[n_vocab]: after the last token, by the cached path that generation takes."""
     rows = conn.execute(
-        """SELECT array_agg(l.logit ORDER BY l.token)
+        """SELECT u.logits
            FROM (SELECT c AS m FROM gpt2._chosen_model(%s::text) AS c OFFSET 0) AS m
            CROSS JOIN LATERAL (
                SELECT (gpt2._run(gpt2._start(%s::int[], m.m), m.m, %s)).y[%s] AS y OFFSET 0) AS c
-           CROSS JOIN LATERAL gpt2._logits(c.y, m.m) AS l""",
+           CROSS JOIN LATERAL gpt2._unembed(c.y, m.m) AS u""",
         [name, tokens, len(tokens), len(tokens)]).fetchone()
     return np.array(rows[0], dtype=np.float32)
 
