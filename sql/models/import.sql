@@ -34,10 +34,13 @@ DECLARE
 BEGIN
     new := jsonb_populate_record(NULL::gpt2.model, properties);
     new.is_default := false;
-    IF new.activation_function = 'gelu' THEN
-        -- before PostgreSQL 16 this raises feature_not_supported
-        PERFORM gpt2._erf(0);
-    END IF;
+    -- here, and not at the first use (gpt2._erf)
+    PERFORM gpt2._assert(
+        new.activation_function IS DISTINCT FROM 'gelu'
+            OR current_setting('server_version_num')::int >= 160000,
+        'feature_not_supported',
+        'activation function "gelu" needs erf(), which this server does not have',
+        format('This is PostgreSQL %s, erf() came with 16.', current_setting('server_version')));
     -- Two imports at once would both be the first, or both take the name.
     LOCK TABLE gpt2.model IN SHARE ROW EXCLUSIVE MODE;
     IF EXISTS (SELECT FROM gpt2.model AS m WHERE m.name = _add_model.name) THEN
