@@ -195,7 +195,7 @@ ORDER BY h.unit;
 -- 32, which work side by side: head 0 has the first 32. A matrix product is thus a scan of the
 -- layer's rows in the order of their index, one inner product each, gathered into an array.
 -- (OpenAI's files have the matrix the other way round, an input a row. And `gpt2.linear` is a
--- view: several neurons share a row of `gpt2.linear_page`, since finding a row takes longer
+-- view: several neurons share a row of `gpt2.matrix_page`, since finding a row takes longer
 -- than multiplying it.)
 --
 -- ## 7. One head of attention

@@ -332,15 +332,17 @@ def test_block_by_block(demo):
 # ---- Each weight is read once a position
 
 
-def reads(conn: psycopg.Connection, query: str) -> tuple[int, int]:
-    """Rows of gpt2.linear_page and of gpt2.token_page that a query reads."""
-    counts = """SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables
-                WHERE relid IN ('gpt2.linear_page'::regclass, 'gpt2.token_page'::regclass)
-                ORDER BY relname"""
-    before = np.array(conn.execute(counts).fetchall())
+#: pages of 15 neurons in the blocks' linear layers, and in wte
+LINEAR_PAGES, TOKEN_PAGES = 6 * (26 + 9 + 35 + 4 * 9), 547
+
+
+def reads(conn: psycopg.Connection, query: str) -> int:
+    """Rows of gpt2.matrix_page that a query reads."""
+    count = """SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables
+               WHERE relid = 'gpt2.matrix_page'::regclass"""
+    before = one(conn, count)
     conn.execute(query)
-    after = np.array(conn.execute(counts).fetchall())
-    return tuple((after - before)[:, 0].tolist())
+    return one(conn, count) - before
 
 
 @pytest.mark.parametrize("query, positions, choices", [
@@ -357,12 +359,12 @@ def reads(conn: psycopg.Connection, query: str) -> tuple[int, int]:
 ])
 def test_reads(tx, query, positions, choices):
     """The fences hold (OFFSET 0 in the SQL): no page of neurons is read twice, and none of wte."""
-    linear_pages, token_pages = (one(tx, f"SELECT count(*) FROM gpt2.{table}_page")
-                                 for table in ("linear", "token"))
-    assert (linear_pages, token_pages) == (6 * (26 + 9 + 35 + 4 * 9), 547)  # 15 neurons a page
-    linear, wte = reads(tx, query)
-    assert linear == positions * linear_pages
-    assert choices * token_pages <= wte <= choices * token_pages + 2 * positions + 20
+    assert tx.execute("""SELECT count(*) FILTER (WHERE block >= 0),
+                                count(*) FILTER (WHERE layer = 'wte')
+                         FROM gpt2.matrix_page""").fetchone() == (LINEAR_PAGES, TOKEN_PAGES)
+    pages = positions * LINEAR_PAGES + choices * TOKEN_PAGES
+    # and a few: a token's embedding, and the look whether there are weights at all
+    assert pages <= reads(tx, query) <= pages + 2 * positions + 20
 
 
 @pytest.mark.parametrize("positions", [1, 3, 16, 24])
@@ -372,7 +374,7 @@ def test_arithmetic(tx, positions):
     late = max(positions - 16, 0)  # positions that have a past, which is read by inner product
     pairs = positions * (positions + 1) // 2
     recent = pairs if not late else 16 * 17 // 2 + late * (late + 1) // 2
-    assert n["vector_sub"] == (13 + 24) * positions
+    assert n["vector_sub"] == (13 + 24 + 1) * positions  # 1: what is projected, negated
     assert n["vector_add"] == (1 + 13 + 12) * positions
     assert n["vector_mul"] == 2 * 13 * positions + 24 * recent
     assert n["vector_negative_inner_product"] == (
@@ -530,12 +532,11 @@ def two_models(tx) -> psycopg.Connection:
     small = one(tx, """SELECT gpt2._add_model('small', jsonb_set(to_jsonb(m), '{n_layer}', '1'))
                        FROM gpt2.model AS m""")
     for statement in (
-        "INSERT INTO gpt2.token_page SELECT %s, layer, page, weight FROM gpt2.token_page",
-        'INSERT INTO gpt2.wpe_row SELECT %s, "position", weight FROM gpt2.wpe',
-        "INSERT INTO gpt2.bias_row SELECT %s, block, layer, bias FROM gpt2.bias WHERE block = 0",
-        """INSERT INTO gpt2.linear_page SELECT %s, block, layer, slice, page, weight
-           FROM gpt2.linear_page WHERE block = 0""",
-        """INSERT INTO gpt2.layer_norm_row SELECT %s, least(block, 1), layer, weight, bias
+        """INSERT INTO gpt2.matrix_page SELECT %s, block, layer, slice, page, weight
+           FROM gpt2.matrix_page WHERE block <= 0""",
+        'INSERT INTO gpt2.wpe SELECT %s, "position", weight FROM gpt2.wpe',
+        "INSERT INTO gpt2.bias SELECT %s, block, layer, bias FROM gpt2.bias WHERE block = 0",
+        """INSERT INTO gpt2.layer_norm SELECT %s, least(block, 1), layer, weight, bias
            FROM gpt2.layer_norm WHERE block = 0 OR layer = 'ln_f'""",
         "SELECT gpt2._finish_model(%s)",
     ):
@@ -597,7 +598,7 @@ def test_drop_model(two_models):
 def test_prewarm(two_models):
     """Every page of the model is read, and none of another's."""
     tx = two_models
-    tables = ("linear_page", "token_page", "wpe_row", "bias_row", "layer_norm_row")
+    tables = ("matrix_page", "wpe", "bias", "layer_norm")
     for name in ("demo", "small"):
         counts = [one(tx, f"""SELECT count(*) FROM gpt2.{table} JOIN gpt2.model USING (model)
                               WHERE name = %s""", name) for table in tables]
@@ -608,15 +609,15 @@ def test_prewarm(two_models):
         n_bytes = one(tx, "SELECT gpt2_prewarm(%s)", name)
         after = dict(tx.execute(query).fetchall())
         for table, count in zip(tables, counts):
-            # a few rows more of token_page: the look whether there are weights at all
-            assert 0 <= after[table] - before[table] - count <= 2 * (table == "token_page")
+            # a few rows more of matrix_page: the look whether there are weights at all
+            assert 0 <= after[table] - before[table] - count <= 2 * (table == "matrix_page")
         n_weights = one(tx, """SELECT sum(vector_dims(weight)) FROM gpt2.linear
                                JOIN gpt2.model USING (model) WHERE name = %s""", name)
         assert 4 * (n_weights + N_VOCAB * 128) < n_bytes < 1.2 * 4 * (n_weights + N_VOCAB * 128)
 
 
 def test_incomplete_model(tx):
-    tx.execute("DELETE FROM gpt2.wpe_row WHERE \"position\" = 7")
+    tx.execute("DELETE FROM gpt2.wpe WHERE \"position\" = 7")
     with pytest.raises(errors.DataException) as error:
         tx.execute("SELECT gpt2._finish_model(model) FROM gpt2.model")
     assert error.value.diag.message_primary == 'the weights of model "demo" are incomplete'
@@ -708,7 +709,7 @@ def test_setting_names_no_model(demo):
 
 @pytest.mark.parametrize("options", [{}, {"model": "demo"}])
 def test_model_without_weights(tx, options):
-    tx.execute("DELETE FROM gpt2.token_page")
+    tx.execute("DELETE FROM gpt2.matrix_page")
     with pytest.raises(psycopg.Error) as error:
         generate(tx, **options)
     assert error.value.diag.sqlstate == "55000"

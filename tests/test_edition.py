@@ -12,24 +12,30 @@ from conftest import load_model, number, one
 from oracle.checkpoints import SHAPES, write_checkpoint
 from psycopg import errors
 
-#: view -> column to double, table, and a row that the statement is to change
+#: view or table -> column to double, and a row that the statement is to change
 VIEWS = {
-    "linear": ("weight", "linear_page", "block = 1 AND layer = 'mlp.c_fc' AND unit = 7"),
-    "linear bias": ("bias", "bias_row", "block = 1 AND layer = 'mlp.c_fc' AND unit = 7"),
-    "wte": ("weight", "token_page", "token = 5"),
-    "lm_head": ("weight", "token_page", "token = 5"),
-    "bias": ("bias", "bias_row", "block = 1 AND layer = 'mlp.c_fc'"),
-    "wpe": ("weight", "wpe_row", '"position" = 2'),
-    "layer_norm": ("weight", "layer_norm_row", "block = 0 AND layer = 'ln_2'"),
-    "layer_norm bias": ("bias", "layer_norm_row", "block = 0 AND layer = 'ln_2'"),
+    "linear": ("weight", "block = 1 AND layer = 'mlp.c_fc' AND unit = 7"),
+    "linear bias": ("bias", "block = 1 AND layer = 'mlp.c_fc' AND unit = 7"),
+    "wte": ("weight", "token = 5"),
+    "lm_head": ("weight", "token = 5"),
+    "bias": ("bias", "block = 1 AND layer = 'mlp.c_fc'"),
+    "wpe": ("weight", '"position" = 2'),
+    "layer_norm": ("weight", "block = 0 AND layer = 'ln_2'"),
+    "layer_norm bias": ("bias", "block = 0 AND layer = 'ln_2'"),
 }
 #: table -> the columns that are not in its key, without model
 TABLES = {
-    "linear_page": "block, layer, slice, page, weight, half",
-    "token_page": "layer, page, weight, half",
-    "bias_row": "block, layer, bias",
-    "wpe_row": '"position", weight',
-    "layer_norm_row": "block, layer, weight, bias",
+    "matrix_page": "block, layer, slice, page, weight, half",
+    "bias": "block, layer, bias",
+    "wpe": '"position", weight',
+    "layer_norm": "block, layer, weight, bias",
+}
+#: table -> what changes a row t of it
+CHANGES = {
+    "matrix_page": "weight = t.weight[2:] || t.weight[:1], half = t.half[2:] || t.half[:1]",
+    "bias": "bias = t.bias + t.bias",
+    "wpe": "weight = t.weight + t.weight",
+    "layer_norm": "weight = t.weight + t.weight",
 }
 MODELS = ["full", "half", "variant", "half_variant"]
 
@@ -41,9 +47,9 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def uri(new_database, checkpoint) -> str:
-    """A database with MODELS: the first two are full, the others their variants, each with a row of
-    every table; and one more model, 'other', with a variant, 'other_variant', of which nothing is
-    changed."""
+    """A database with MODELS: the first two are full, the others their variants, each with a page of
+    three matrices; and one more model, 'other', with a variant, 'other_variant', of which nothing
+    is changed."""
     dsn = new_database()
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION gpt2 CASCADE")
@@ -66,8 +72,8 @@ def tx(uri: str) -> Iterator[psycopg.Connection]:
 
 
 def edit(conn: psycopg.Connection, view: str, name: str, where: str | None = None) -> int:
-    """Doubles a row of a view, or more."""
-    column, _, row = VIEWS[view]
+    """Doubles a row of a view or table, or more."""
+    column, row = VIEWS[view]
     return conn.execute(f"UPDATE gpt2.{view.split()[0]} SET {column} = {column} + {column} + "
                         f"{'1' if view == 'linear bias' else column} "
                         f"WHERE model = %s AND {where or row}", [number(conn, name)]).rowcount
@@ -109,7 +115,7 @@ def test_update_of_a_view(tx, name, view):
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_first_update_of_a_variant(tx, view):
-    """Which copies the row or page of the base."""
+    """Which copies the page of the base, if it is of a matrix."""
     tx.execute("SELECT gpt2_create_variant('new', 'full')")
     before = editions(tx)
     edit(tx, view, "new")
@@ -121,10 +127,9 @@ def test_first_update_of_a_variant(tx, view):
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("name", MODELS)
 def test_update_of_a_table(tx, name, table):
-    column = "bias" if table == "bias_row" else "weight"
     for _ in range(2):
         before = editions(tx)
-        tx.execute(f"UPDATE gpt2.{table} SET {column} = {column} WHERE model = %s",
+        tx.execute(f"UPDATE gpt2.{table} AS t SET {CHANGES[table]} WHERE model = %s",
                    [number(tx, name)])
         assert moved(tx, before) == affected(name)
 
@@ -145,7 +150,7 @@ def test_delete_and_insert(tx, name, table):
     between = editions(tx)
     tx.execute(f"INSERT INTO gpt2.{table} (model, {columns}) SELECT model, {columns} FROM kept")
     assert moved(tx, before) == affected(name)
-    if name.endswith("variant"):
+    if name.endswith("variant") and table == "matrix_page":
         assert moved(tx, between) == {name}
     # and gone again, which is not what it was the first time
     tx.execute(f"DELETE FROM gpt2.{table} AS p USING kept AS k WHERE p.model = {model} AND {key}")
@@ -155,18 +160,17 @@ def test_delete_and_insert(tx, name, table):
 @pytest.mark.parametrize("table", TABLES)
 def test_an_incomplete_model_computes_nothing(tx, table):
     """Hence an INSERT into a full model, which is not noticed, cannot change what it computes."""
-    where = {"wpe_row": '"position" = 0', "token_page": "layer = 'wte' AND page = 0"}
+    where = {"wpe": '"position" = 0', "matrix_page": "layer = 'wte' AND page = 1"}
     tx.execute(f"DELETE FROM gpt2.{table} WHERE model = %s AND {where.get(table, 'block = 1')}",
                [number(tx, "full")])
     with pytest.raises(psycopg.DataError):
-        tx.execute("SELECT * FROM gpt2_next_token('!', model => 'full')")
+        tx.execute("SELECT * FROM gpt2_next_token('A', model => 'full')")
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_a_row_moved_to_another_model(tx, table):
+def test_a_page_moved_to_another_model(tx):
     tx.execute("SELECT gpt2_create_variant('new', 'full')")
     before = editions(tx)
-    tx.execute(f"UPDATE gpt2.{table} SET model = %s WHERE model = %s",
+    tx.execute("UPDATE gpt2.matrix_page SET model = %s WHERE model = %s",
                [number(tx, "new"), number(tx, "variant")])
     assert moved(tx, before) == {"new", "variant"}
     assert editions(tx)["new"][0] != before["new"][0]
@@ -182,12 +186,11 @@ def test_truncate(tx, table):
 @pytest.mark.parametrize("table", TABLES)
 def test_upsert(tx, table):
     columns = TABLES[table]
-    value = columns.split(", ")[-1]
     key = [c for c in columns.split(", ") if c not in ("weight", "half", "bias")]
     before = editions(tx)
-    tx.execute(f"""INSERT INTO gpt2.{table} (model, {columns})
+    tx.execute(f"""INSERT INTO gpt2.{table} AS t (model, {columns})
                    SELECT * FROM (SELECT model, {columns} FROM gpt2.{table} WHERE model = %s) AS p
-                   ON CONFLICT (model, {', '.join(key)}) DO UPDATE SET {value} = excluded.{value}
+                   ON CONFLICT (model, {', '.join(key)}) DO UPDATE SET {CHANGES[table]}
                    """, [number(tx, "variant")])
     assert moved(tx, before) == {"variant"}
 
@@ -198,7 +201,7 @@ def test_several_models_in_one_statement(tx):
                "AND model IN (%s, %s)", [number(tx, "full"), number(tx, "half_variant")])
     assert moved(tx, before) == {"full", "variant", "half_variant"}
     before = editions(tx)
-    tx.execute("WITH a AS (DELETE FROM gpt2.wpe_row WHERE model = %s), "
+    tx.execute("WITH a AS (DELETE FROM gpt2.wpe WHERE model = %s), "
                "b AS (UPDATE gpt2.bias SET bias = bias + bias WHERE model = %s) "
                "UPDATE gpt2.wte SET weight = weight + weight WHERE model = %s AND token = 1",
                [number(tx, name) for name in ("variant", "half_variant", "half")])
@@ -207,15 +210,17 @@ def test_several_models_in_one_statement(tx):
 
 def test_in_a_trigger_of_somebody_else(tx):
     """Where no statement of ours is the outermost one: each edit, of tables and of views."""
-    tx.execute("""
+    tx.execute(f"""
         CREATE TABLE job (what text);
         CREATE FUNCTION run() RETURNS trigger LANGUAGE plpgsql AS $$
         DECLARE m int := (SELECT model FROM gpt2.model WHERE name = 'variant');
         BEGIN
             CASE new.what
-                WHEN 'table' THEN UPDATE gpt2.wpe_row SET weight = weight WHERE model = m;
-                WHEN 'view' THEN UPDATE gpt2.wpe SET weight = weight + weight WHERE model = m;
-                WHEN 'delete' THEN DELETE FROM gpt2.bias_row WHERE model = m;
+                WHEN 'table' THEN
+                    UPDATE gpt2.matrix_page AS t SET {CHANGES['matrix_page']} WHERE model = m;
+                WHEN 'view' THEN
+                    UPDATE gpt2.wte SET weight = weight + weight WHERE model = m AND token < 9;
+                WHEN 'delete' THEN DELETE FROM gpt2.bias WHERE model = m;
             END CASE;
             RETURN NULL;
         END $$;
@@ -236,10 +241,10 @@ def test_while_a_statement_edits(tx):
             RETURN x + x;
         END $$""")
     before = editions(tx)["variant"]
-    for statement in ("UPDATE gpt2.wpe SET weight = look(weight) WHERE model = %s",
-                      "UPDATE gpt2.wpe_row SET weight = look(weight) WHERE model = %s"):
+    for statement in ("UPDATE gpt2.wte SET weight = look(weight) WHERE token < 3",
+                      'UPDATE gpt2.wpe SET weight = look(weight) WHERE "position" < 3'):
         tx.execute("DELETE FROM seen")
-        tx.execute(statement + ' AND "position" < 3', [number(tx, "variant")])
+        tx.execute(f"{statement} AND model = %s", [number(tx, "variant")])
         assert one(tx, "SELECT count(*) FROM seen") > 0
         assert one(tx, "SELECT bool_or(edition = %s::bigint[]) FROM seen",
                    editions(tx)["variant"]) is False
@@ -254,8 +259,8 @@ def test_one_version_a_statement(tx):
             ("UPDATE gpt2.linear SET weight = weight + weight, bias = bias + 1 "
              "WHERE slice = 0 AND model = %s", 300),
             ("UPDATE gpt2.wpe SET weight = weight + weight WHERE model = %s", 100),
-            ("UPDATE gpt2.linear_page SET half = half WHERE model = %s", 30),
-            ("DELETE FROM gpt2.linear_page WHERE model = %s", 30)):
+            (f"UPDATE gpt2.matrix_page AS t SET {CHANGES['matrix_page']} WHERE model = %s", 30),
+            ("DELETE FROM gpt2.matrix_page WHERE model = %s", 30)):
         before = one(tx, query)
         assert tx.execute(statement, [number(tx, "half_variant")]).rowcount >= at_least
         assert one(tx, query) - before == 2
@@ -269,9 +274,11 @@ def test_one_version_a_statement(tx):
     "SELECT * FROM gpt2_next_token('The', model => 'full')",
     "SELECT count(*) FROM gpt2_model_diff('full', 'variant')", "SELECT gpt2_prewarm('variant')",
     "SELECT gpt2_default_model('variant')", "SELECT count(*) FROM gpt2_models()",
-    "SELECT count(*) FROM gpt2.linear", "ANALYZE gpt2.linear_page",
-    "UPDATE gpt2.wpe SET weight = weight", "UPDATE gpt2.wpe_row SET weight = weight WHERE false",
-    "DELETE FROM gpt2.linear_page WHERE model = -1", "UPDATE gpt2.model SET source = 'x'",
+    "SELECT count(*) FROM gpt2.linear", "ANALYZE gpt2.matrix_page",
+    "UPDATE gpt2.wpe SET weight = weight", "UPDATE gpt2.linear SET weight = weight, bias = bias",
+    "UPDATE gpt2.matrix_page SET weight = weight, half = half",
+    "UPDATE gpt2.matrix_page SET weight = weight WHERE false",
+    "DELETE FROM gpt2.matrix_page WHERE model = -1", "UPDATE gpt2.model SET source = 'x'",
     "SELECT gpt2_create_variant('new', 'variant')", "SELECT gpt2_average('new', 'full', 'variant')",
     "SELECT gpt2_drop_model('other_variant')",
 ])
@@ -310,11 +317,11 @@ def test_failed(tx):
 
 
 def test_shape(tx):
-    """A number; of a variant, its base's and the rows that it stores too."""
+    """A number; of a variant, its base's and the pages that it stores too."""
     tx.execute("SELECT gpt2_create_variant('new', 'variant')")
     full, variant, new = (editions(tx)[name] for name in ("full", "variant", "new"))
-    # wte and lm_head are both in token_page
-    assert len(full) == 1 and variant[1:] == [full[0], 6]
+    # of mlp.c_fc, wte and lm_head
+    assert len(full) == 1 and variant[1:] == [full[0], 3]
     assert new[1:] == variant[1:] and new[0] not in (full[0], variant[0])
 
 
@@ -359,11 +366,11 @@ def test_the_setting_of_a_drop_hides_no_edit(tx):
     tx.execute("SELECT gpt2_drop_model('variant')")
     tx.execute("ROLLBACK TO a")
     before = editions(tx)
-    tx.execute("DELETE FROM gpt2.wpe_row WHERE model = %s", [number(tx, "variant")])
+    tx.execute("DELETE FROM gpt2.wpe WHERE model = %s", [number(tx, "variant")])
     assert moved(tx, before) == {"variant"}
     tx.execute("SELECT gpt2_drop_model('variant')")
     before = editions(tx)
-    tx.execute("DELETE FROM gpt2.wpe_row WHERE model = %s AND \"position\" = 3",
+    tx.execute("DELETE FROM gpt2.wpe WHERE model = %s AND \"position\" = 3",
                [number(tx, "full")])
     assert moved(tx, before) == {"full"}
 
@@ -429,7 +436,7 @@ def test_a_role_with_the_tables_alone(tx):
     tx.execute("SET ROLE gpt2_test_editor")
     before = editions(tx)
     edit(tx, "linear", "variant")
-    tx.execute("DELETE FROM gpt2.wpe_row WHERE model = %s", [number(tx, "half_variant")])
+    tx.execute("DELETE FROM gpt2.wpe WHERE model = %s", [number(tx, "half_variant")])
     assert moved(tx, before) == {"variant", "half_variant"}
     tx.execute("SELECT gpt2_create_variant('new', 'full')")
     assert "new" in editions(tx)

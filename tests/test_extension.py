@@ -50,7 +50,7 @@ WRITERS = {"gpt2_default_model", "gpt2_drop_model", "gpt2_create_variant", "gpt2
 INTERNAL_WRITERS = {
     "_delete_model", "_drop_model", "_drop_unused_tokenizers", "_add_tokenizer",
     "_finish_tokenizer", "_add_model", "_finish_model", "_update_linear", "_update_token",
-    "_update_bias", "_update_wpe", "_update_layer_norm", "_insert_mean",
+    "_update_neuron", "_check_row", "_insert_mean",
     "_begin_edit", "_end_edit", "_row_edited"}
 
 
@@ -194,8 +194,8 @@ def test_dump_and_restore(new_database, tmp_path):
             "SELECT gpt2_generate('PostgreSQL is', 5)",
             "SELECT gpt2_generate('PostgreSQL is', 5, 1, seed => 4, model => 'second')",
             *(f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM gpt2.{table} AS t"
-              for table in ("tokenizer", "token", "merge", "wte", "wpe_row", "bias_row",
-                            "linear_page", "token_page", "layer_norm_row")),
+              for table in ("tokenizer", "token", "merge", "matrix_page", "bias",
+                            "layer_norm", "wpe")),
         ]:
             assert one.execute(query).fetchall() == other.execute(query).fetchall(), query
         # the next model gets a number of its own
@@ -334,12 +334,12 @@ def test_anybody_may_read(nobody, query):
     "SELECT gpt2._add_tokenizer('x', 256)", "SELECT gpt2._finish_tokenizer(1)",
     "SELECT gpt2._add_model('x', to_jsonb(m)) FROM gpt2.model AS m",
     "SELECT gpt2._add_model('demo', to_jsonb(m), replace => true) FROM gpt2.model AS m",
-    "DELETE FROM gpt2.token_page", "UPDATE gpt2.model SET is_default = false",
-    "INSERT INTO gpt2.merge VALUES (1, 1000000, 1, 1, 1)", "TRUNCATE gpt2.linear_page",
+    "DELETE FROM gpt2.matrix_page", "UPDATE gpt2.model SET is_default = false",
+    "INSERT INTO gpt2.merge VALUES (1, 1000000, 1, 1, 1)", "TRUNCATE gpt2.matrix_page",
     "UPDATE gpt2.linear SET bias = 0",
     *(f"UPDATE gpt2.{view} SET weight = weight"
       for view in ("wte", "lm_head", "wpe", "layer_norm")),
-    "UPDATE gpt2.bias SET bias = bias", "DELETE FROM gpt2.wpe_row",
+    "UPDATE gpt2.bias SET bias = bias", "DELETE FROM gpt2.wpe",
     "SELECT gpt2_create_variant('x')", "SELECT gpt2_average('x', 'demo', 'demo')",
     "CREATE TABLE gpt2.mine ()", "DROP EXTENSION gpt2", "ALTER TABLE gpt2.wpe ADD x int"])
 def test_nobody_may_write(nobody, query):

@@ -391,9 +391,13 @@ def test_every_object_is_made_by_a_statement_that_was_found(conn):
     """What all rules that ask the catalog rest on."""
     tree = rules.Tree(ROOT, conn)
     assert len(tree.objects) > 200
-    assert [item.name for item in tree.objects if not item.statement] == []
-    assert all((item.kind, item.name) in item.statement.made for item in tree.objects)
-    assert len({id(item.statement) for item in tree.objects}) == len(tree.objects)
+    # but for triggers that a loop makes, on each table of weights
+    objects = [item for item in tree.objects
+               if item.statement or not re.match("(row_edited|statement_edited|truncated) on gpt2.",
+                                                 item.name)]
+    assert [item.name for item in objects if not item.statement] == []
+    assert all((item.kind, item.name) in item.statement.made for item in objects)
+    assert len({id(item.statement) for item in objects}) == len(objects)
 
 
 def test_command(cluster):

@@ -155,12 +155,12 @@ def wait_for_lock(connection, statement):
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
 def test_killed_import_leaves_nothing(db, database, directory, signal_number):  # noqa: F811
-    """The import has written wte, wpe and layer_norm, and is within COPY of linear."""
+    """The import has written its row in gpt2.model, and is within COPY of the matrices."""
     write(directory, make_tensors(CONFIG))
     write_vocabulary(directory)
     before = count_rows(db, TABLES + VOCABULARY)
     with psycopg.connect(database) as blocker:
-        blocker.execute("LOCK TABLE gpt2.linear_page IN EXCLUSIVE MODE")
+        blocker.execute("LOCK TABLE gpt2.matrix_page IN EXCLUSIVE MODE")
         process = subprocess.Popen(
             [*PROGRAM, "load", str(directory), "--dsn", database],
             stderr=subprocess.PIPE,
@@ -168,7 +168,7 @@ def test_killed_import_leaves_nothing(db, database, directory, signal_number):  
             # a shell's background job, as CI may be, ignores Ctrl-C and hands that on
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        wait_for_lock(db, "COPY gpt2.linear_page%")
+        wait_for_lock(db, "COPY gpt2.matrix_page%")
         assert count_rows(db, TABLES + VOCABULARY) == before
         process.send_signal(signal_number)
         _, error = process.communicate(timeout=30)
@@ -195,7 +195,7 @@ def test_replace_is_atomic(db, database, directory):  # noqa: F811
     tensors = make_tensors(CONFIG, seed=2)
     write(directory, tensors)
     with psycopg.connect(database) as blocker:
-        blocker.execute("LOCK TABLE gpt2.linear_page IN SHARE MODE")
+        blocker.execute("LOCK TABLE gpt2.matrix_page IN SHARE MODE")
         process = subprocess.Popen([*command, "--replace"])
         wait_for_lock(db, "%")
         assert contents(db) == before

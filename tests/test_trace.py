@@ -199,13 +199,16 @@ def test_short_names_are_distinct(demo):
     ("{embed}", 0), ("{blocks.0.hook_resid_pre}", 1), ("{blocks.3.attn.hook_q}", 4),
     ("{ln_final}", 6), ("{resid_post}", 6), ("{}", 0)])
 def test_later_blocks_are_not_computed(demo, hooks, n_blocks):
-    count = """SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)
-               FROM pg_stat_xact_user_tables WHERE relid = 'gpt2.linear_page'::regclass"""
+    count = """SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::int
+               FROM pg_stat_xact_user_tables WHERE relid = 'gpt2.matrix_page'::regclass"""
     with demo.transaction():
-        pages = demo.execute("SELECT count(*) FROM gpt2.linear_page").fetchone()[0]
+        pages = demo.execute(
+            "SELECT count(*) FROM gpt2.matrix_page WHERE block >= 0").fetchone()[0]
         before = demo.execute(count).fetchone()[0]
         demo.execute("SELECT * FROM gpt2_trace(%s, %s)", (PROMPT, hooks))
-        assert demo.execute(count).fetchone()[0] - before == N_PROMPT * pages * n_blocks / N_LAYER
+        read = demo.execute(count).fetchone()[0] - before - N_PROMPT * pages * n_blocks / N_LAYER
+        # a few rows more: the tokens' embeddings, and the look whether there are weights at all
+        assert 0 <= read <= N_PROMPT + 2
 
 
 def test_same_as_the_forward_pass(demo, whole):

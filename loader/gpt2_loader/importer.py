@@ -59,22 +59,14 @@ def load(
         name, json.dumps(properties), replace, make_default,
     )  # fmt: skip
     pages = _Pages(target, model, precision)
-    for name in ("wte",) if checkpoint.config.tie_word_embeddings else ("wte", "lm_head"):
-        target.copy(
-            "token_page",
-            f"model, layer, page, {pages.column}",
-            _token_embeddings(checkpoint, pages, name),
-        )
-    target.copy("wpe_row", 'model, "position", weight', _position_embeddings(checkpoint, model))
     target.copy(
-        "layer_norm_row", "model, block, layer, weight, bias", _layer_norms(checkpoint, model)
-    )
-    target.copy("bias_row", "model, block, layer, bias", _biases(checkpoint, model))
-    target.copy(
-        "linear_page",
+        "matrix_page",
         f"model, block, layer, slice, page, {pages.column}",
-        _linear(checkpoint, pages),
+        _matrices(checkpoint, pages),
     )
+    target.copy("bias", "model, block, layer, bias", _biases(checkpoint, model))
+    target.copy("layer_norm", "model, block, layer, weight, bias", _layer_norms(checkpoint, model))
+    target.copy("wpe", 'model, "position", weight', _position_embeddings(checkpoint, model))
     target.execute("SELECT gpt2._finish_model($1)", model)
 
 
@@ -116,14 +108,14 @@ class _Pages:
         [(self.size, self._type)] = target.execute(
             """SELECT m.page_size, t.typelem::int
                FROM gpt2.model AS m, pg_catalog.pg_attribute AS a, pg_catalog.pg_type AS t
-               WHERE m.model = $1 AND a.attrelid = 'gpt2.linear_page'::regclass
+               WHERE m.model = $1 AND a.attrelid = 'gpt2.matrix_page'::regclass
                  AND a.attname = $2 AND t.oid = a.atttypid""",
             model, self.column,
         )  # fmt: skip
 
     def rows(self, tensor, key, first, weight):
         """Rows (model, key, page, weights) of neurons first, first + 1, ...: weight is [n, n_in],
-        first is a page's first."""
+        key is (block, layer, slice), first is a page's first."""
         with np.errstate(over="ignore"):
             weight = weight.astype(self._dtype, copy=False)
         if self.precision == "float16" and not np.isfinite(weight).all():
@@ -143,19 +135,27 @@ class _Pages:
                 )
 
 
+def _matrices(checkpoint, pages):
+    """Rows of matrix_page, in the order of the key."""
+    yield from _token_embeddings(checkpoint, pages, "wte")
+    if not checkpoint.config.tie_word_embeddings:
+        yield from _token_embeddings(checkpoint, pages, "lm_head")
+    yield from _linear(checkpoint, pages)
+
+
 def _token_embeddings(checkpoint, pages, name):
-    """Rows of token_page: wte or lm_head."""
+    """Rows of matrix_page: wte or lm_head, which are in no block."""
     n_rows = checkpoint.tensors[f"{name}.weight"].shape[0]
     step = max(1, CHUNK // (4 * checkpoint.config.n_embd * pages.size)) * pages.size
     for start in range(0, n_rows, step):
         weight = checkpoint.read(f"{name}.weight", start, start + step)
         if name == "wte" and checkpoint.config.tie_word_embeddings:
             _check_tie(checkpoint, weight, start)
-        yield from pages.rows(f"{name}.weight", (name,), start, weight)
+        yield from pages.rows(f"{name}.weight", (-1, name, 0), start, weight)
 
 
 def _position_embeddings(checkpoint, model):
-    """Rows (model, position, weight [n_embd]) of wpe_row."""
+    """Rows (model, position, weight [n_embd])."""
     weight = checkpoint.read("wpe.weight")
     yield copy_binary.rows(model, np.arange(len(weight)), weight)
 
@@ -201,7 +201,7 @@ def _biases(checkpoint, model):
 
 
 def _linear(checkpoint, pages):
-    """Rows of linear_page, in the order of the key.
+    """Rows of matrix_page: the linear layers.
 
     A neuron is a column of the checkpoint's weight [n_in, n_out]: what one output unit makes of its
     inputs. Slice s holds inputs s * n_embd and on.

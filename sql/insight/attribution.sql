@@ -15,7 +15,7 @@ BEGIN ATOMIC
             'Tokens come from gpt2_tokenize(prompt, model), for the same model.')
         THEN (SELECT w.weight FROM gpt2._token_weight(
                   token, CASE WHEN (m).tie_word_embeddings THEN 'wte' ELSE 'lm_head' END
-                             ::gpt2.embedding, m) AS w)
+                             ::gpt2.layer, m) AS w)
     END;
 END;
 COMMENT ON FUNCTION gpt2._output_embedding IS

@@ -32,14 +32,8 @@ BEGIN ATOMIC
         ) AS d
         OFFSET 0
     ) AS n
-    JOIN gpt2.layer_norm_row AS w
-        ON w.block = _layer_norm.block AND w.layer = _layer_norm.layer
-        -- a variant's own, else its base's
-        AND w.model = CASE WHEN (m).base IS NULL OR EXISTS (
-                SELECT FROM gpt2.layer_norm_row AS o
-                WHERE o.model = (m).model AND o.block = _layer_norm.block
-                  AND o.layer = _layer_norm.layer)
-            THEN (m).model ELSE (m).base END;
+    JOIN gpt2.layer_norm AS w
+        ON w.model = (m).model AND w.block = _layer_norm.block AND w.layer = _layer_norm.layer;
 END;
 COMMENT ON FUNCTION gpt2._layer_norm IS
     'layer normalisation of one position: normalized = (x - mean) / sqrt(variance + epsilon), '

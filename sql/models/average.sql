@@ -27,46 +27,34 @@ CREATE FUNCTION gpt2._insert_mean(model int, a gpt2.model, b gpt2.model, weight 
 RETURNS void
 LANGUAGE sql VOLATILE
 BEGIN ATOMIC
-    INSERT INTO gpt2.token_page (model, layer, page, weight, half)
-    SELECT _insert_mean.model, p.layer, p.page,
-           CASE (a).precision WHEN 'float32' THEN p.mean END,
-           CASE (a).precision WHEN 'float16' THEN p.mean::halfvec[] END
-    FROM (
-        SELECT x.layer, x.page, gpt2._mean(x.weight, y.weight, _insert_mean.weight) AS mean
-        FROM gpt2._token_page AS x
-        JOIN gpt2._token_page AS y ON y.layer = x.layer AND y.page = x.page
-        WHERE x.model = (a).model AND y.model = (b).model
-        ORDER BY x.layer, x.page
-        OFFSET 0
-    ) AS p;
-    INSERT INTO gpt2.wpe_row (model, "position", weight)
-    SELECT _insert_mean.model, x."position", gpt2._mean(x.weight, y.weight, _insert_mean.weight)
-    FROM gpt2.wpe AS x JOIN gpt2.wpe AS y ON y."position" = x."position"
-    WHERE x.model = (a).model AND y.model = (b).model;
-    INSERT INTO gpt2.layer_norm_row (model, block, layer, weight, bias)
-    SELECT _insert_mean.model, x.block, x.layer,
-           gpt2._mean(x.weight, y.weight, _insert_mean.weight),
-           gpt2._mean(x.bias, y.bias, _insert_mean.weight)
-    FROM gpt2.layer_norm AS x JOIN gpt2.layer_norm AS y ON y.block = x.block AND y.layer = x.layer
-    WHERE x.model = (a).model AND y.model = (b).model;
-    INSERT INTO gpt2.bias_row (model, block, layer, bias)
-    SELECT _insert_mean.model, x.block, x.layer, gpt2._mean(x.bias, y.bias, _insert_mean.weight)
-    FROM gpt2.bias AS x JOIN gpt2.bias AS y ON y.block = x.block AND y.layer = x.layer
-    WHERE x.model = (a).model AND y.model = (b).model;
-    INSERT INTO gpt2.linear_page (model, block, layer, slice, page, weight, half)
+    INSERT INTO gpt2.matrix_page (model, block, layer, slice, page, weight, half)
     SELECT _insert_mean.model, p.block, p.layer, p.slice, p.page,
            CASE (a).precision WHEN 'float32' THEN p.mean END,
            CASE (a).precision WHEN 'float16' THEN p.mean::halfvec[] END
     FROM (
         SELECT x.block, x.layer, x.slice, x.page,
                gpt2._mean(x.weight, y.weight, _insert_mean.weight) AS mean
-        FROM gpt2._linear_page AS x
-        JOIN gpt2._linear_page AS y ON y.block = x.block AND y.layer = x.layer
+        FROM gpt2._matrix_page AS x
+        JOIN gpt2._matrix_page AS y ON y.block = x.block AND y.layer = x.layer
             AND y.slice = x.slice AND y.page = x.page
         WHERE x.model = (a).model AND y.model = (b).model
         ORDER BY x.block, x.layer, x.slice, x.page
         OFFSET 0
     ) AS p;
+    INSERT INTO gpt2.bias (model, block, layer, bias)
+    SELECT _insert_mean.model, x.block, x.layer, gpt2._mean(x.bias, y.bias, _insert_mean.weight)
+    FROM gpt2.bias AS x JOIN gpt2.bias AS y ON y.block = x.block AND y.layer = x.layer
+    WHERE x.model = (a).model AND y.model = (b).model;
+    INSERT INTO gpt2.layer_norm (model, block, layer, weight, bias)
+    SELECT _insert_mean.model, x.block, x.layer,
+           gpt2._mean(x.weight, y.weight, _insert_mean.weight),
+           gpt2._mean(x.bias, y.bias, _insert_mean.weight)
+    FROM gpt2.layer_norm AS x JOIN gpt2.layer_norm AS y ON y.block = x.block AND y.layer = x.layer
+    WHERE x.model = (a).model AND y.model = (b).model;
+    INSERT INTO gpt2.wpe (model, "position", weight)
+    SELECT _insert_mean.model, x."position", gpt2._mean(x.weight, y.weight, _insert_mean.weight)
+    FROM gpt2.wpe AS x JOIN gpt2.wpe AS y ON y."position" = x."position"
+    WHERE x.model = (a).model AND y.model = (b).model;
 END;
 COMMENT ON FUNCTION gpt2._insert_mean IS 'gives a model the weights (1 - weight) * a + weight * b';
 

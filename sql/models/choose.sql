@@ -1,6 +1,6 @@
 -- Which model a call means: its argument names it, else the setting gpt2.model, else the default
--- one. What is chosen is a row: SELECT m.n_ctx FROM gpt2._chosen_model(name) AS m. Functions below the
--- public ones take the row, and no name.
+-- one. What is chosen is a row: SELECT m.n_ctx FROM gpt2._chosen_model(name) AS m. Functions below
+-- the public ones take the row, and no name.
 
 
 CREATE FUNCTION gpt2._chosen_number(name text)
@@ -11,9 +11,11 @@ BEGIN ATOMIC
         SELECT coalesce(_chosen_number.name, nullif(current_setting('gpt2.model', true), ''))
     ), chosen AS (
         SELECT m.model, m.name,
-               EXISTS (
-                   SELECT FROM gpt2.token_page AS e WHERE e.model = coalesce(m.base, m.model)
-               ) AS has_weights
+               -- By the whole key and without EXISTS: a scan for any page may read all models
+               -- before, and EXISTS may be hashed, for all models.
+               (SELECT p.page FROM gpt2.matrix_page AS p
+                WHERE p.model = coalesce(m.base, m.model) AND p.block = -1 AND p.layer = 'wte'
+                  AND p.slice = 0 AND p.page = 0) IS NOT NULL AS has_weights
         FROM gpt2.model AS m, wanted AS w
         WHERE CASE WHEN w.name IS NULL THEN m.is_default ELSE m.name = w.name END
     )
@@ -21,7 +23,7 @@ BEGIN ATOMIC
         WHEN c.has_weights THEN c.model
         WHEN NOT c.has_weights THEN gpt2._raise(c.model, 'object_not_in_prerequisite_state',
             format('model "%s" has no weights', c.name),
-            'Table gpt2.token_page has no row of it.',
+            'Table gpt2.matrix_page has no first page of its wte.',
             format('Load it again: gpt2-loader load SOURCE --name %s --replace',
                    quote_ident(c.name)))
         WHEN w.name IS NOT NULL THEN gpt2._raise(NULL::int, 'invalid_parameter_value',

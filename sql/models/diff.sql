@@ -29,7 +29,8 @@ COMMENT ON FUNCTION gpt2._check_same_shape IS
 CREATE FUNCTION gpt2_model_diff(a text, b text)
 RETURNS TABLE (layer text, block int, unit int, distance float8, relative float8)
 LANGUAGE sql STABLE PARALLEL SAFE
--- The rows of a model are found by their keys: a hash or a sort of them would fill the disk.
+-- The rows of a model are found by their keys: a hash or a sort of them would fill the disk. Its
+-- number is a scalar subquery's, so that it is one of those keys whatever the planner expects.
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 SET enable_seqscan = off
@@ -37,8 +38,8 @@ SET enable_bitmapscan = off
 SET jit = off
 BEGIN ATOMIC
     WITH pair AS MATERIALIZED (
-        -- Where both have the same base, they differ at most in what either stores of its own.
-        SELECT p.a, p.b, (p.a).page_size, p.base_a,
+        -- Where both have the same base, their pages differ at most in what either stores.
+        SELECT (p.a).model AS a, (p.b).model AS b, (p.a).page_size, p.base_a,
                CASE WHEN p.base_a = p.base_b
                     THEN array_remove(ARRAY[(p.a).model, (p.b).model], p.base_a)
                     ELSE ARRAY[p.base_a] END AS stored
@@ -48,73 +49,61 @@ BEGIN ATOMIC
             CROSS JOIN gpt2._chosen_model(gpt2_model_diff.b) AS b
             WHERE gpt2._check_same_shape(a, b)
         ) AS p
-    ), linear_key AS MATERIALIZED (
+    ), bias AS MATERIALIZED (
+        SELECT a.block, a.layer, a.bias AS a, b.bias AS b
+        FROM gpt2.bias AS a JOIN gpt2.bias AS b ON b.block = a.block AND b.layer = a.layer
+        WHERE a.model = (SELECT i.a FROM pair AS i) AND b.model = (SELECT i.b FROM pair AS i)
+    ), key AS MATERIALIZED (
         SELECT p.block, p.layer, p.page
-        FROM pair AS i JOIN gpt2.linear_page AS p ON p.model = ANY (i.stored)
+        FROM gpt2.matrix_page AS p
+        WHERE p.model = ANY ((SELECT i.stored FROM pair AS i)::int[])
     UNION
         SELECT p.block, p.layer, p.page
-        FROM pair AS i
-        JOIN gpt2.bias_row AS r ON r.model = ANY (i.stored)
-        JOIN gpt2.linear_page AS p
-            ON p.model = i.base_a AND p.block = r.block AND p.layer = r.layer AND p.slice = 0
+        FROM bias AS b
+        CROSS JOIN LATERAL (
+            SELECT o.block, o.layer, o.page FROM gpt2.matrix_page AS o
+            WHERE o.model = (SELECT i.base_a FROM pair AS i) AND o.block = b.block
+              AND o.layer = b.layer AND o.slice = 0
+            OFFSET 0
+        ) AS p
+        WHERE b.a <> b.b
     ), changed AS (
-        SELECT k.layer::text, NULL::int AS block, k.page * i.page_size + n.i::int - 1 AS unit,
-               n.a <-> n.b AS distance, sqrt(-(n.a <#> n.a)) AS norm
+        -- a neuron is its bias and all slices of its weights; a token has no bias
+        SELECT k.layer::text, nullif(k.block, -1) AS block, k.page * i.page_size + u.i - 1 AS unit,
+               sqrt(u.squared + (x.a - x.b) ^ 2) AS distance, sqrt(u.norm + x.a ^ 2) AS norm
         FROM pair AS i
-        CROSS JOIN LATERAL (SELECT DISTINCT p.layer, p.page FROM gpt2.token_page AS p
-                            WHERE p.model = ANY (i.stored)) AS k
-        JOIN gpt2._token_page AS a
-            ON a.model = (i.a).model AND a.layer = k.layer AND a.page = k.page
-        JOIN gpt2._token_page AS b
-            ON b.model = (i.b).model AND b.layer = k.layer AND b.page = k.page
-        CROSS JOIN LATERAL unnest(a.weight, b.weight) WITH ORDINALITY AS n (a, b, i)
-        WHERE n.a <> n.b
-    UNION ALL
-        SELECT 'wpe', NULL, k."position", a.weight <-> b.weight, sqrt(-(a.weight <#> a.weight))
-        FROM pair AS i
-        CROSS JOIN LATERAL (SELECT DISTINCT p."position" FROM gpt2.wpe_row AS p
-                            WHERE p.model = ANY (i.stored)) AS k
-        JOIN gpt2.wpe AS a ON a.model = (i.a).model AND a."position" = k."position"
-        JOIN gpt2.wpe AS b ON b.model = (i.b).model AND b."position" = k."position"
-        WHERE a.weight <> b.weight
-    UNION ALL
-        SELECT k.layer::text, k.block, NULL,
-               sqrt((a.weight <-> b.weight) ^ 2 + (a.bias <-> b.bias) ^ 2),
-               sqrt(-(a.weight <#> a.weight) - (a.bias <#> a.bias))
-        FROM pair AS i
-        CROSS JOIN LATERAL (SELECT DISTINCT p.block, p.layer FROM gpt2.layer_norm_row AS p
-                            WHERE p.model = ANY (i.stored)) AS k
-        JOIN gpt2.layer_norm AS a
-            ON a.model = (i.a).model AND a.block = k.block AND a.layer = k.layer
-        JOIN gpt2.layer_norm AS b
-            ON b.model = (i.b).model AND b.block = k.block AND b.layer = k.layer
-        WHERE a.weight <> b.weight OR a.bias <> b.bias
-    UNION ALL
-        -- a neuron is its bias and all slices of its weights
-        SELECT k.layer::text, k.block, k.page * i.page_size + u.i - 1,
-               sqrt(u.squared + (x.a - x.b) ^ 2), sqrt(u.norm + x.a ^ 2)
-        FROM pair AS i
-        CROSS JOIN linear_key AS k
-        JOIN gpt2.bias AS a ON a.model = (i.a).model AND a.block = k.block AND a.layer = k.layer
-        JOIN gpt2.bias AS b ON b.model = (i.b).model AND b.block = k.block AND b.layer = k.layer
+        CROSS JOIN key AS k
+        LEFT JOIN bias AS b ON b.block = k.block AND b.layer = k.layer
         CROSS JOIN LATERAL (
             SELECT n.i::int, bool_or(n.a <> n.b) AS differs, sum((n.a <-> n.b) ^ 2) AS squared,
                    sum(-(n.a <#> n.a)) AS norm
-            FROM gpt2._linear_page AS a
-            JOIN gpt2._linear_page AS b
-                ON b.model = (i.b).model AND b.block = k.block AND b.layer = k.layer
+            FROM gpt2._matrix_page AS a
+            JOIN gpt2._matrix_page AS b
+                ON b.model = i.b AND b.block = k.block AND b.layer = k.layer
                 AND b.slice = a.slice AND b.page = k.page
             CROSS JOIN LATERAL unnest(a.weight, b.weight) WITH ORDINALITY AS n (a, b, i)
-            WHERE a.model = (i.a).model AND a.block = k.block AND a.layer = k.layer
-              AND a.page = k.page
+            WHERE a.model = i.a AND a.block = k.block AND a.layer = k.layer AND a.page = k.page
             GROUP BY n.i
         ) AS u
         CROSS JOIN LATERAL (
-            SELECT (a.bias::real[])[k.page * i.page_size + u.i]::float8,
-                   (b.bias::real[])[k.page * i.page_size + u.i]::float8
+            SELECT coalesce((b.a::real[])[k.page * i.page_size + u.i]::float8, 0),
+                   coalesce((b.b::real[])[k.page * i.page_size + u.i]::float8, 0)
             OFFSET 0
         ) AS x (a, b)
         WHERE u.differs OR x.a <> x.b
+    UNION ALL
+        SELECT 'wpe', NULL, a."position", a.weight <-> b.weight, sqrt(-(a.weight <#> a.weight))
+        FROM gpt2.wpe AS a JOIN gpt2.wpe AS b ON b."position" = a."position"
+        WHERE a.model = (SELECT i.a FROM pair AS i) AND b.model = (SELECT i.b FROM pair AS i)
+          AND a.weight <> b.weight
+    UNION ALL
+        SELECT a.layer::text, a.block, NULL,
+               sqrt((a.weight <-> b.weight) ^ 2 + (a.bias <-> b.bias) ^ 2),
+               sqrt(-(a.weight <#> a.weight) - (a.bias <#> a.bias))
+        FROM gpt2.layer_norm AS a
+        JOIN gpt2.layer_norm AS b ON b.block = a.block AND b.layer = a.layer
+        WHERE a.model = (SELECT i.a FROM pair AS i) AND b.model = (SELECT i.b FROM pair AS i)
+          AND (a.weight <> b.weight OR a.bias <> b.bias)
     )
     SELECT c.layer, c.block, c.unit, c.distance, c.distance / nullif(c.norm, 0)
     FROM changed AS c

@@ -26,6 +26,7 @@ AS $$
 DECLARE
     deleted gpt2.model;
     variants text;
+    weights regclass;
 BEGIN
     DELETE FROM gpt2.model AS m WHERE m.name = _delete_model.name RETURNING m.* INTO deleted;
     IF NOT FOUND THEN
@@ -43,11 +44,9 @@ BEGIN
                name));
     -- Its rows need not tell a model that is gone that it changed (editions.sql).
     PERFORM set_config('gpt2.dropped', deleted.model::text, true);
-    DELETE FROM gpt2.token_page WHERE model = deleted.model;
-    DELETE FROM gpt2.wpe_row WHERE model = deleted.model;
-    DELETE FROM gpt2.layer_norm_row WHERE model = deleted.model;
-    DELETE FROM gpt2.bias_row WHERE model = deleted.model;
-    DELETE FROM gpt2.linear_page WHERE model = deleted.model;
+    FOR weights IN SELECT t FROM gpt2._weight_tables() AS t LOOP
+        EXECUTE format('DELETE FROM %s WHERE model = $1', weights) USING deleted.model;
+    END LOOP;
     RETURN deleted;
 END;
 $$;

@@ -89,30 +89,34 @@ DECLARE
     missing text;
 BEGIN
     SELECT * INTO STRICT m FROM gpt2.model AS x WHERE x.model = _finish_model.model;
-    SELECT string_agg(format('%s has %s rows of %s', c.name, coalesce(c.rows, 0), c.expected), ', ')
+    SELECT string_agg(format('%s has %s rows of %s', e.name, coalesce(c.rows, 0), e.rows), ', '
+                      ORDER BY e.name)
     INTO missing
     FROM (VALUES
-        ('wte', m.n_vocab::bigint,
-         (SELECT count(*) FROM gpt2.wte AS w WHERE w.model = m.model)),
-        ('wpe', m.n_ctx,
-         (SELECT count(*) FROM gpt2.wpe_row AS w WHERE w.model = m.model)),
-        ('layer_norm', 2 * m.n_layer + 1,
-         (SELECT count(*) FROM gpt2.layer_norm_row AS w WHERE w.model = m.model)),
-        ('bias', 4 * m.n_layer,
-         (SELECT count(*) FROM gpt2.bias_row AS w WHERE w.model = m.model)),
+        ('wte', m.n_vocab),
+        ('lm_head', CASE WHEN m.tie_word_embeddings THEN 0 ELSE m.n_vocab END),
         ('linear', m.n_layer * (4 * m.n_embd + m.n_inner
-                                + m.n_embd * ceil(m.n_inner / m.n_embd::numeric)::int),
-         (SELECT sum(coalesce(cardinality(w.weight), cardinality(w.half)))
-          FROM gpt2.linear_page AS w WHERE w.model = m.model)),
-        ('lm_head', CASE WHEN m.tie_word_embeddings THEN 0 ELSE m.n_vocab END,
-         (SELECT count(*) FROM gpt2.lm_head AS w WHERE w.model = m.model))
-    ) AS c (name, expected, rows)
-    WHERE c.rows IS DISTINCT FROM c.expected;
+                                + m.n_embd * ceil(m.n_inner / m.n_embd::numeric)::int)),
+        ('bias', 4 * m.n_layer),
+        ('layer_norm', 2 * m.n_layer + 1),
+        ('wpe', m.n_ctx)
+    ) AS e (name, rows)
+    LEFT JOIN (
+        SELECT CASE p.block WHEN -1 THEN p.layer::text ELSE 'linear' END,
+               sum(coalesce(cardinality(p.weight), cardinality(p.half)))
+        FROM gpt2.matrix_page AS p WHERE p.model = m.model GROUP BY 1
+    UNION ALL
+        SELECT 'bias', count(*) FROM gpt2.bias AS b WHERE b.model = m.model
+    UNION ALL
+        SELECT 'layer_norm', count(*) FROM gpt2.layer_norm AS n WHERE n.model = m.model
+    UNION ALL
+        SELECT 'wpe', count(*) FROM gpt2.wpe AS w WHERE w.model = m.model
+    ) AS c (name, rows) ON c.name = e.name
+    WHERE coalesce(c.rows, 0) <> e.rows;
     PERFORM gpt2._assert(missing IS NULL, 'data_exception',
         format('the weights of model "%s" are incomplete', m.name), missing || '.');
     -- The order of an index is the planner's choice only where it knows the table's size.
-    ANALYZE gpt2.token_page, gpt2.wpe_row, gpt2.layer_norm_row, gpt2.bias_row, gpt2.linear_page,
-        gpt2.model;
+    ANALYZE gpt2.model, gpt2.matrix_page, gpt2.bias, gpt2.layer_norm, gpt2.wpe;
 END;
 $$;
 COMMENT ON FUNCTION gpt2._finish_model IS

@@ -11,15 +11,13 @@ SET enable_bitmapscan = off
 BEGIN ATOMIC
     SELECT coalesce(sum(bytes), 0)::bigint
     FROM (
-        SELECT pg_column_size(p) FROM gpt2.linear_page AS p WHERE p.model = ANY (models)
+        SELECT pg_column_size(p) FROM gpt2.matrix_page AS p WHERE p.model = ANY (models)
     UNION ALL
-        SELECT pg_column_size(p) FROM gpt2.token_page AS p WHERE p.model = ANY (models)
+        SELECT pg_column_size(p) FROM gpt2.bias AS p WHERE p.model = ANY (models)
     UNION ALL
-        SELECT pg_column_size(p) FROM gpt2.wpe_row AS p WHERE p.model = ANY (models)
+        SELECT pg_column_size(p) FROM gpt2.layer_norm AS p WHERE p.model = ANY (models)
     UNION ALL
-        SELECT pg_column_size(p) FROM gpt2.bias_row AS p WHERE p.model = ANY (models)
-    UNION ALL
-        SELECT pg_column_size(p) FROM gpt2.layer_norm_row AS p WHERE p.model = ANY (models)
+        SELECT pg_column_size(p) FROM gpt2.wpe AS p WHERE p.model = ANY (models)
     ) AS page (bytes);
 END;
 COMMENT ON FUNCTION gpt2._read IS 'reads the rows that models store; gives their bytes';

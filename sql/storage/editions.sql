@@ -3,7 +3,7 @@
 --
 -- Changed is what an UPDATE, DELETE or TRUNCATE changes, through the views of neurons.sql or in the
 -- tables. An INSERT fires no trigger: an import inserts every row of a model, and pg_restore has to
--- keep the number. Only in a variant does a row more change what was there; _edition counts those.
+-- keep the number. Only a variant's page more changes what was there; _edition counts those.
 --
 -- The numbers are those of one sequence, for all models: none comes back, neither after a rollback
 -- nor with the name or the number of a model.
@@ -16,22 +16,18 @@
 CREATE FUNCTION gpt2._edition(m gpt2.model)
 RETURNS bigint[]
 LANGUAGE sql STABLE PARALLEL SAFE
--- A variant's rows are few among many: by the index, and without compiling five counts.
+-- A variant's pages are few among many: by the index, and without compiling a count.
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
 RETURN CASE WHEN (m).base IS NULL THEN ARRAY[(m).edition] ELSE ARRAY[
     (m).edition,
     (SELECT b.edition FROM gpt2.model AS b WHERE b.model = (m).base),
-    (SELECT count(*) FROM gpt2.linear_page AS p WHERE p.model = (m).model)
-    + (SELECT count(*) FROM gpt2.token_page AS p WHERE p.model = (m).model)
-    + (SELECT count(*) FROM gpt2.bias_row AS p WHERE p.model = (m).model)
-    + (SELECT count(*) FROM gpt2.wpe_row AS p WHERE p.model = (m).model)
-    + (SELECT count(*) FROM gpt2.layer_norm_row AS p WHERE p.model = (m).model)
+    (SELECT count(*) FROM gpt2.matrix_page AS p WHERE p.model = (m).model)
 ] END;
 COMMENT ON FUNCTION gpt2._edition IS
     'what tells the weights of a model from those it had before or has later: its edition, and of '
-    'a variant its base''s and how many rows it stores';
+    'a variant its base''s and how many pages it stores';
 
 
 CREATE FUNCTION gpt2._begin_edit(model int)
@@ -66,6 +62,9 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    IF tg_op = 'UPDATE' AND old *= new THEN
+        RETURN NULL;  -- an UPDATE to the same
+    END IF;
     -- Nothing to do for a row that a view's trigger changes: it began the edit. In other triggers
     -- there is no telling when it ends, so each row gives a new edition.
     IF pg_trigger_depth() = 1 THEN
@@ -86,35 +85,19 @@ COMMENT ON FUNCTION gpt2._row_edited IS
 -- setting names such a model: it has no edition any more. Dropping 500 MB is 0.15 s of work without
 -- triggers, 0.2 s with these, 0.7 s without the setting and 0.9 s with transition tables.
 
-CREATE TRIGGER row_edited AFTER UPDATE OR DELETE ON gpt2.linear_page FOR EACH ROW
-    WHEN (old.model::text IS DISTINCT FROM current_setting('gpt2.dropped', true))
-    EXECUTE FUNCTION gpt2._row_edited();
-CREATE TRIGGER row_edited AFTER UPDATE OR DELETE ON gpt2.token_page FOR EACH ROW
-    WHEN (old.model::text IS DISTINCT FROM current_setting('gpt2.dropped', true))
-    EXECUTE FUNCTION gpt2._row_edited();
-CREATE TRIGGER row_edited AFTER UPDATE OR DELETE ON gpt2.bias_row FOR EACH ROW
-    WHEN (old.model::text IS DISTINCT FROM current_setting('gpt2.dropped', true))
-    EXECUTE FUNCTION gpt2._row_edited();
-CREATE TRIGGER row_edited AFTER UPDATE OR DELETE ON gpt2.wpe_row FOR EACH ROW
-    WHEN (old.model::text IS DISTINCT FROM current_setting('gpt2.dropped', true))
-    EXECUTE FUNCTION gpt2._row_edited();
-CREATE TRIGGER row_edited AFTER UPDATE OR DELETE ON gpt2.layer_norm_row FOR EACH ROW
-    WHEN (old.model::text IS DISTINCT FROM current_setting('gpt2.dropped', true))
-    EXECUTE FUNCTION gpt2._row_edited();
-
-CREATE TRIGGER statement_edited AFTER UPDATE OR DELETE ON gpt2.linear_page
-    WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION gpt2._end_edit();
-CREATE TRIGGER statement_edited AFTER UPDATE OR DELETE ON gpt2.token_page
-    WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION gpt2._end_edit();
-CREATE TRIGGER statement_edited AFTER UPDATE OR DELETE ON gpt2.bias_row
-    WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION gpt2._end_edit();
-CREATE TRIGGER statement_edited AFTER UPDATE OR DELETE ON gpt2.wpe_row
-    WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION gpt2._end_edit();
-CREATE TRIGGER statement_edited AFTER UPDATE OR DELETE ON gpt2.layer_norm_row
-    WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION gpt2._end_edit();
-
-CREATE TRIGGER truncated AFTER TRUNCATE ON gpt2.linear_page EXECUTE FUNCTION gpt2._end_edit();
-CREATE TRIGGER truncated AFTER TRUNCATE ON gpt2.token_page EXECUTE FUNCTION gpt2._end_edit();
-CREATE TRIGGER truncated AFTER TRUNCATE ON gpt2.bias_row EXECUTE FUNCTION gpt2._end_edit();
-CREATE TRIGGER truncated AFTER TRUNCATE ON gpt2.wpe_row EXECUTE FUNCTION gpt2._end_edit();
-CREATE TRIGGER truncated AFTER TRUNCATE ON gpt2.layer_norm_row EXECUTE FUNCTION gpt2._end_edit();
+DO $$
+DECLARE
+    weights regclass;
+BEGIN
+    FOR weights IN SELECT t FROM gpt2._weight_tables() AS t LOOP
+        EXECUTE format(
+            'CREATE TRIGGER row_edited AFTER UPDATE OR DELETE ON %1$s FOR EACH ROW
+                 WHEN (old.model::text IS DISTINCT FROM current_setting(''gpt2.dropped'', true))
+                 EXECUTE FUNCTION gpt2._row_edited();
+             CREATE TRIGGER statement_edited AFTER UPDATE OR DELETE ON %1$s
+                 WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION gpt2._end_edit();
+             CREATE TRIGGER truncated AFTER TRUNCATE ON %1$s EXECUTE FUNCTION gpt2._end_edit()',
+            weights);
+    END LOOP;
+END;
+$$;

@@ -1,17 +1,18 @@
--- A model is a set of rows: its hyperparameters here, its weights in five tables, its
+-- A model is a set of rows: its hyperparameters in gpt2.model, its weights in four tables, its
 -- vocabulary in three. Names follow OpenAI's code (wte, wpe, ln_1, c_attn, c_proj, c_fc, ln_f).
 --
--- A neuron (an output unit of a linear layer) is a row: gpt2.linear, gpt2.wte and gpt2.lm_head say
--- so. They are views: what is stored are pages, rows with as many neurons as a page of the server
--- holds, for finding a row takes longer than multiplying it. With float16 a neuron costs 0.58 us
--- alone and 0.35 us in a row of five.
+-- Of 124 million weights 123 are in matrices. A matrix is a row a neuron: the input weights of one
+-- output unit of a linear layer, or of one token. gpt2.linear, gpt2.wte and gpt2.lm_head say so.
+-- They are views (neurons.sql): what is stored in gpt2.matrix_page are pages, rows with as many
+-- neurons as a page of the server holds, for finding a row takes longer than multiplying it. With
+-- float16 a neuron costs 0.58 us alone and 0.35 us in a row of five.
 --
 -- The weight columns are STORAGE PLAIN: a weight moved out of line by TOAST costs more to fetch
 -- than to multiply.
 --
--- A variant is a model with a base: it has rows here only where it differs. A row of it is its own,
--- or else its base's: the views in neurons.sql say so.
-
+-- A variant is a model with a base. It has rows of its own in the three small tables, and in
+-- gpt2.matrix_page only those pages in which it differs; the others are its base's. gpt2._pages is
+-- where that is said.
 
 -- Vocabulary
 
@@ -86,16 +87,16 @@ CREATE TABLE gpt2.model (
 CREATE UNIQUE INDEX model_default ON gpt2.model (is_default) WHERE is_default;
 COMMENT ON TABLE gpt2.model IS 'models: hyperparameters, vocabulary and origin';
 COMMENT ON COLUMN gpt2.model.base IS
-    'of a variant: the model, itself no variant, whose rows it has where it has none of its own';
+    'of a variant: the model, itself no variant, whose pages it has where it has none of its own';
 COMMENT ON COLUMN gpt2.model.n_token IS
     'ids below n_token are the tokenizer''s; only these and eos_token are read or generated';
 COMMENT ON COLUMN gpt2.model.eos_token IS 'id of <|endoftext|>, at which generation stops';
 COMMENT ON COLUMN gpt2.model.n_vocab IS 'rows of wte: more than n_token + 1 where it is padded';
 COMMENT ON COLUMN gpt2.model.tie_word_embeddings IS 'wte is the output projection too';
 COMMENT ON COLUMN gpt2.model."precision" IS
-    'type of the weights in linear_page and token_page; all else is float32';
+    'type of the weights in matrix_page; all else is float32';
 COMMENT ON COLUMN gpt2.model.page_size IS
-    'neurons a row of linear_page, tokens a row of token_page; the last of a layer may have less';
+    'neurons, or tokens, a row of matrix_page; the last of a matrix may have less';
 COMMENT ON COLUMN gpt2.model.sha256 IS 'hash of the weight files as read';
 COMMENT ON COLUMN gpt2.model.edition IS
     'number of these weights: another after each edit, never one that a model had before; negative '
@@ -110,56 +111,14 @@ RETURN (current_setting('block_size')::int - 32 - 68)
        / (8 + CASE "precision" WHEN 'float16' THEN (2 * n_embd + 3) / 4 * 4 ELSE 4 * n_embd END);
 COMMENT ON FUNCTION gpt2._page_size IS 'how many neurons of n_embd inputs fit one row';
 
-CREATE TYPE gpt2.embedding AS ENUM ('wte', 'lm_head');
-COMMENT ON TYPE gpt2.embedding IS 'matrices with a row a token: input and output embeddings';
-
-CREATE TABLE gpt2.token_page (
-    model int NOT NULL,
-    layer gpt2.embedding NOT NULL,
-    page int NOT NULL,
-    weight vector[],
-    half halfvec[],
-    PRIMARY KEY (model, layer, page),
-    CHECK (num_nulls(weight, half) = 1)
+CREATE TYPE gpt2.layer AS ENUM (
+    'wte', 'attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj', 'lm_head'
 );
-COMMENT ON TABLE gpt2.token_page IS
-    'embeddings of tokens page * page_size and on: gpt2.wte and gpt2.lm_head, as they are stored';
-COMMENT ON COLUMN gpt2.token_page.half IS 'the weights of a float16 model, in place of weight';
+COMMENT ON TYPE gpt2.layer IS
+    'matrices, as a token meets them: its embedding, a block''s linear layers, the output '
+    'projection';
 
-CREATE TABLE gpt2.wpe_row (
-    model int NOT NULL,
-    "position" int NOT NULL,
-    weight vector NOT NULL,
-    PRIMARY KEY (model, "position")
-);
-COMMENT ON TABLE gpt2.wpe_row IS 'position embeddings: gpt2.wpe, as it is stored';
-
-CREATE TYPE gpt2.norm AS ENUM ('ln_1', 'ln_2', 'ln_f');
-COMMENT ON TYPE gpt2.norm IS 'layer norms of a block, and the one after the last block';
-
-CREATE TABLE gpt2.layer_norm_row (
-    model int NOT NULL,
-    block int NOT NULL,
-    layer gpt2.norm NOT NULL,
-    weight vector NOT NULL,
-    bias vector NOT NULL,
-    PRIMARY KEY (model, block, layer)
-);
-COMMENT ON TABLE gpt2.layer_norm_row IS 'layer norms: gpt2.layer_norm, as it is stored';
-
-CREATE TYPE gpt2.layer AS ENUM ('attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj');
-COMMENT ON TYPE gpt2.layer IS 'linear layers of a block';
-
-CREATE TABLE gpt2.bias_row (
-    model int NOT NULL,
-    block int NOT NULL,
-    layer gpt2.layer NOT NULL,
-    bias vector NOT NULL,
-    PRIMARY KEY (model, block, layer)
-);
-COMMENT ON TABLE gpt2.bias_row IS 'biases of the linear layers: gpt2.bias, as it is stored';
-
-CREATE TABLE gpt2.linear_page (
+CREATE TABLE gpt2.matrix_page (
     model int NOT NULL,
     block int NOT NULL,
     layer gpt2.layer NOT NULL,
@@ -168,16 +127,86 @@ CREATE TABLE gpt2.linear_page (
     weight vector[],
     half halfvec[],
     PRIMARY KEY (model, block, layer, slice, page),
+    CHECK ((block = -1) = (layer IN ('wte', 'lm_head'))),
     CHECK (num_nulls(weight, half) = 1)
 );
-COMMENT ON TABLE gpt2.linear_page IS
-    'weights of neurons page * page_size and on: gpt2.linear, as it is stored';
-COMMENT ON COLUMN gpt2.linear_page.slice IS
+COMMENT ON TABLE gpt2.matrix_page IS
+    'weights of neurons, or tokens, page * page_size and on: gpt2.linear, gpt2.wte and '
+    'gpt2.lm_head, as they are stored';
+COMMENT ON COLUMN gpt2.matrix_page.block IS '-1 for wte and lm_head, which are in no block';
+COMMENT ON COLUMN gpt2.matrix_page.slice IS
     'inputs slice * n_embd and on: mlp.c_proj has n_inner inputs, more than a page holds';
-COMMENT ON COLUMN gpt2.linear_page.half IS 'the weights of a float16 model, in place of weight';
+COMMENT ON COLUMN gpt2.matrix_page.half IS 'the weights of a float16 model, in place of weight';
 
-ALTER TABLE gpt2.wpe_row ALTER weight SET STORAGE PLAIN;
-ALTER TABLE gpt2.token_page ALTER weight SET STORAGE PLAIN, ALTER half SET STORAGE PLAIN;
-ALTER TABLE gpt2.linear_page ALTER weight SET STORAGE PLAIN, ALTER half SET STORAGE PLAIN;
+CREATE TABLE gpt2.bias (
+    model int NOT NULL,
+    block int NOT NULL,
+    layer gpt2.layer NOT NULL,
+    bias vector NOT NULL,
+    PRIMARY KEY (model, block, layer)
+);
+COMMENT ON TABLE gpt2.bias IS 'biases of the linear layers: [n_out], a layer a row';
+
+CREATE TYPE gpt2.norm AS ENUM ('ln_1', 'ln_2', 'ln_f');
+COMMENT ON TYPE gpt2.norm IS 'layer norms of a block, and the one after the last block';
+
+CREATE TABLE gpt2.layer_norm (
+    model int NOT NULL,
+    block int NOT NULL,
+    layer gpt2.norm NOT NULL,
+    weight vector NOT NULL,
+    bias vector NOT NULL,
+    PRIMARY KEY (model, block, layer)
+);
+COMMENT ON TABLE gpt2.layer_norm IS
+    'layer norms: weight [n_embd] and bias [n_embd]; ln_f has block = n_layer';
+
+CREATE TABLE gpt2.wpe (
+    model int NOT NULL,
+    "position" int NOT NULL,
+    weight vector NOT NULL,
+    PRIMARY KEY (model, "position")
+);
+COMMENT ON TABLE gpt2.wpe IS 'position embeddings: [n_ctx, n_embd], a position a row';
+
+ALTER TABLE gpt2.matrix_page ALTER weight SET STORAGE PLAIN, ALTER half SET STORAGE PLAIN;
+ALTER TABLE gpt2.wpe ALTER weight SET STORAGE PLAIN;
 -- Two vectors of 1,600 do not fit a page, two of 768 do: in line where they fit.
-ALTER TABLE gpt2.layer_norm_row ALTER weight SET STORAGE MAIN, ALTER bias SET STORAGE MAIN;
+ALTER TABLE gpt2.layer_norm ALTER weight SET STORAGE MAIN, ALTER bias SET STORAGE MAIN;
+
+
+CREATE FUNCTION gpt2._weight_tables()
+RETURNS SETOF regclass
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 4
+BEGIN ATOMIC
+    VALUES ('gpt2.matrix_page'::regclass), ('gpt2.bias'), ('gpt2.layer_norm'), ('gpt2.wpe');
+END;
+COMMENT ON FUNCTION gpt2._weight_tables IS 'the tables that hold a model''s weights';
+
+
+CREATE FUNCTION gpt2._pages(own int, source int)
+RETURNS TABLE (
+    block int, layer gpt2.layer, slice int, page int, weight vector[], half halfvec[]
+)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 10000
+BEGIN ATOMIC
+    SELECT p.block, p.layer, p.slice, p.page,
+           CASE WHEN own IS NULL THEN p.weight
+                ELSE coalesce(
+                    (SELECT o.weight FROM gpt2.matrix_page AS o
+                     WHERE o.model = own AND o.block = p.block AND o.layer = p.layer
+                       AND o.slice = p.slice AND o.page = p.page), p.weight) END,
+           CASE WHEN own IS NULL THEN p.half
+                ELSE coalesce(
+                    (SELECT o.half FROM gpt2.matrix_page AS o
+                     WHERE o.model = own AND o.block = p.block AND o.layer = p.layer
+                       AND o.slice = p.slice AND o.page = p.page), p.half) END
+    FROM gpt2.matrix_page AS p
+    WHERE p.model = source;
+END;
+COMMENT ON FUNCTION gpt2._pages IS
+    'the pages of a model''s matrices: those of source, where own has one that one; own is NULL '
+    'where there is nothing to look for';
+
+GRANT SELECT ON gpt2.tokenizer, gpt2.token, gpt2.merge, gpt2.model, gpt2.matrix_page, gpt2.bias,
+    gpt2.layer_norm, gpt2.wpe TO PUBLIC;

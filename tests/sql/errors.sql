@@ -34,9 +34,9 @@ SELECT gpt2._add_model('tiny', '{
     "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5, "scale_attn_weights": true, "tie_word_embeddings": true,
     "n_parameters": 100594, "precision": "float32"}');
-INSERT INTO gpt2.token_page
-SELECT 1, 'wte', token / page_size, array_agg('[1,2]'::vector)
-FROM generate_series(0, 50256) AS token, gpt2.model GROUP BY 3;
+INSERT INTO gpt2.matrix_page
+SELECT 1, -1, 'wte', 0, token / page_size, array_agg('[1,2]'::vector)
+FROM generate_series(0, 50256) AS token, gpt2.model GROUP BY 5;
 SELECT gpt2._finish_model(1);
 ROLLBACK;
 \echo :LAST_ERROR_SQLSTATE
@@ -46,10 +46,10 @@ SELECT gpt2._add_model('tiny', '{
     "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5, "scale_attn_weights": true, "tie_word_embeddings": true,
     "n_parameters": 100594, "precision": "float32"}') AS model \gset
-INSERT INTO gpt2.token_page
-SELECT :model, 'wte', token / page_size, array_agg('[1,2]'::vector)
-FROM generate_series(0, 50256) AS token, gpt2.model GROUP BY 3;
-INSERT INTO gpt2.wpe_row SELECT :model, n, '[1,2]' FROM generate_series(0, 3) AS n;
+INSERT INTO gpt2.matrix_page
+SELECT :model, -1, 'wte', 0, token / page_size, array_agg('[1,2]'::vector)
+FROM generate_series(0, 50256) AS token, gpt2.model GROUP BY 5;
+INSERT INTO gpt2.wpe SELECT :model, n, '[1,2]' FROM generate_series(0, 3) AS n;
 COMMIT;
 
 -- name taken
@@ -216,7 +216,7 @@ SELECT gpt2_attention('x', 0, 1);
 \echo :LAST_ERROR_SQLSTATE
 
 -- a model whose weights are gone
-DELETE FROM gpt2.token_page;
+DELETE FROM gpt2.matrix_page;
 SELECT gpt2_generate('x');
 \echo :LAST_ERROR_SQLSTATE
 SELECT gpt2_generate('x', model => 'tiny');

@@ -1,0 +1,59 @@
+-- A matrix times a vector, and a row of a matrix: all that GPT-2 does with 123 of its 124 million
+-- weights. gpt2._linear and gpt2._unembed do the one, gpt2._embedding the other.
+-- [n_in] -> [n_out]
+
+
+CREATE FUNCTION gpt2._products(
+    x vector, m gpt2.model, block int, layer gpt2.layer, slice int DEFAULT 0
+) RETURNS TABLE (products float8[])
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- <#> is the inner product, negated; the index gives the pages in the order of the neurons.
+    -- OFFSET 0 is a fence: without it the planner computes x, its rounding to float16 and the
+    -- fields of m again for every page.
+    SELECT CASE WHEN i.half IS NULL
+        THEN ARRAY(
+            SELECT unnest(p.weight) <#> i.x FROM gpt2._pages(i.own, i.source) AS p
+            WHERE p.block = i.block AND p.layer = i.layer AND p.slice = i.slice
+            ORDER BY p.page)
+        ELSE ARRAY(
+            SELECT unnest(p.half) <#> i.half FROM gpt2._pages(i.own, i.source) AS p
+            WHERE p.block = i.block AND p.layer = i.layer AND p.slice = i.slice
+            ORDER BY p.page)
+        END
+    FROM (
+        SELECT _products.x, CASE (m).precision WHEN 'float16' THEN _products.x::halfvec END AS half,
+               _products.block, _products.layer, _products.slice,
+               coalesce((m).base, (m).model) AS source,
+               -- a variant reads a matrix of which it has no page of its own as its base does
+               CASE WHEN (m).base IS NOT NULL AND EXISTS (
+                        SELECT FROM gpt2.matrix_page AS o
+                        WHERE o.model = (m).model AND o.block = _products.block
+                          AND o.layer = _products.layer AND o.slice = _products.slice)
+                    THEN (m).model END AS own
+        OFFSET 0
+    ) AS i;
+END;
+COMMENT ON FUNCTION gpt2._products IS
+    'inner products, negated, of x with each neuron of a slice of a matrix';
+
+
+CREATE FUNCTION gpt2._token_weight(token int, layer gpt2.layer, m gpt2.model)
+RETURNS TABLE (weight vector)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- A scalar subquery, as the planner would make a hash table of all pages for a join.
+    SELECT (
+        SELECT coalesce(p.weight[i.i], p.half[i.i]::vector)
+        FROM gpt2._pages(i.own, i.source) AS p
+        WHERE p.block = -1 AND p.layer = _token_weight.layer AND p.slice = 0 AND p.page = i.page)
+    FROM (
+        SELECT _token_weight.token / (m).page_size AS page,
+               _token_weight.token % (m).page_size + 1 AS i,
+               CASE WHEN (m).base IS NOT NULL THEN (m).model END AS own,
+               coalesce((m).base, (m).model) AS source
+        OFFSET 0
+    ) AS i;
+END;
+COMMENT ON FUNCTION gpt2._token_weight IS
+    'a row of wte or lm_head, found by its page: the views look at all of them';
