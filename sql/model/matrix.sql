@@ -13,11 +13,11 @@ BEGIN ATOMIC
     -- fields of m again for every page.
     SELECT CASE WHEN i.half IS NULL
         THEN ARRAY(
-            SELECT unnest(p.weight) <#> i.x FROM gpt2._pages(i.own, i.source) AS p
+            SELECT unnest(p.weight) <#> i.x FROM gpt2._pages(i.own, i.source, i.found) AS p
             WHERE p.block = i.block AND p.layer = i.layer AND p.slice = i.slice
             ORDER BY p.page)
         ELSE ARRAY(
-            SELECT unnest(p.half) <#> i.half FROM gpt2._pages(i.own, i.source) AS p
+            SELECT unnest(p.half) <#> i.half FROM gpt2._pages(i.own, i.source, i.found) AS p
             WHERE p.block = i.block AND p.layer = i.layer AND p.slice = i.slice
             ORDER BY p.page)
         END
@@ -25,12 +25,12 @@ BEGIN ATOMIC
         SELECT _products.x, CASE (m).precision WHEN 'float16' THEN _products.x::halfvec END AS half,
                _products.block, _products.layer, _products.slice,
                coalesce((m).base, (m).model) AS source,
-               -- a variant reads a matrix of which it has no page of its own as its base does
-               CASE WHEN (m).base IS NOT NULL AND EXISTS (
-                        SELECT FROM gpt2.matrix_page AS o
-                        WHERE o.model = (m).model AND o.block = _products.block
-                          AND o.layer = _products.layer AND o.slice = _products.slice)
-                    THEN (m).model END AS own
+               CASE WHEN (m).base IS NOT NULL THEN (m).model END AS own,
+               CASE WHEN (m).base IS NOT NULL THEN
+                   -1 || ARRAY(SELECT o.page FROM gpt2.matrix_page AS o
+                               WHERE o.model = (m).model AND o.block = _products.block
+                                 AND o.layer = _products.layer AND o.slice = _products.slice
+                               ORDER BY o.page) END AS found
         OFFSET 0
     ) AS i;
 END;

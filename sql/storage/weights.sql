@@ -184,19 +184,23 @@ END;
 COMMENT ON FUNCTION gpt2._weight_tables IS 'the tables that hold a model''s weights';
 
 
-CREATE FUNCTION gpt2._pages(own int, source int)
+CREATE FUNCTION gpt2._pages(own int, source int, found int[] DEFAULT NULL)
 RETURNS TABLE (
     block int, layer gpt2.layer, slice int, page int, weight vector[], half halfvec[]
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10000
 BEGIN ATOMIC
+    -- found: the numbers of the pages that own has of the one matrix that is read, in order, and
+    -- one below all of them: width_bucket, a binary search, tells whether it has this page. NULL:
+    -- any may be its own. With a page of every matrix edited a token takes 1.05 times what the
+    -- base's takes; where own was looked for at each page, 1.8 times.
     SELECT p.block, p.layer, p.slice, p.page,
-           CASE WHEN own IS NULL THEN p.weight
+           CASE WHEN own IS NULL OR found[width_bucket(p.page, found)] <> p.page THEN p.weight
                 ELSE coalesce(
                     (SELECT o.weight FROM gpt2.matrix_page AS o
                      WHERE o.model = own AND o.block = p.block AND o.layer = p.layer
                        AND o.slice = p.slice AND o.page = p.page), p.weight) END,
-           CASE WHEN own IS NULL THEN p.half
+           CASE WHEN own IS NULL OR found[width_bucket(p.page, found)] <> p.page THEN p.half
                 ELSE coalesce(
                     (SELECT o.half FROM gpt2.matrix_page AS o
                      WHERE o.model = own AND o.block = p.block AND o.layer = p.layer
