@@ -573,8 +573,8 @@ WHERE m.model = :model;
 -- | 12. six blocks | [forward.sql], [lens.sql] | Radford 2018, 3.1; nostalgebraist 2020 |
 -- | 13. the last layer norm | [forward.sql] | Radford 2019, 2.3 |
 -- | 14. logits | [forward.sql] | Vaswani 2017, 3.4; Radford 2018, 3.1 |
--- | 15. temperature | [sample.sql], [next_token.sql] | Hinton 2015, 2 |
--- | 16. sampling | [sample.sql] | Radford 2019, 3.6 |
+-- | 15. temperature | [draw.sql], [next_token.sql] | Hinton 2015, 2 |
+-- | 16. sampling | [draw.sql] | Radford 2019, 3.6 |
 -- | 17. the loop | [generate.sql] | Radford 2019, 2 |
 -- | 18. the cache | [cache.sql] | Shazeer 2019, 2 |
 -- | every activation | [hooks.sql], [trace.sql] | TransformerLens |
@@ -610,7 +610,7 @@ WHERE m.model = :model;
 -- [mlp.sql]: ../sql/model/mlp.sql
 -- [neurons.sql]: ../sql/storage/neurons.sql
 -- [next_token.sql]: ../sql/generation/next_token.sql
--- [sample.sql]: ../sql/sampling/sample.sql
+-- [draw.sql]: ../sql/sampling/draw.sql
 -- [weights.sql]: ../sql/storage/weights.sql
 -- [tokenize.sql]: ../sql/tokenizer/tokenize.sql
 -- [trace.sql]: ../sql/insight/trace.sql

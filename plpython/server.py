@@ -12,7 +12,6 @@ import shutil
 import tempfile
 
 import numpy as np
-
 from gpt2_loader import copy_binary, importer
 from gpt2_loader.checkpoint import Checkpoint
 from gpt2_loader.errors import MALFORMED_FILE, LoadError, from_os_error

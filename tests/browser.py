@@ -13,16 +13,26 @@ from conftest import ROOT
 from PIL import Image
 
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--no-first-run",
-    "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb",
-    "--virtual-time-budget=60000"]
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--force-color-profile=srgb",
+    "--virtual-time-budget=60000",
+]
 
 
 def path() -> str:
     """The browser that the set-up finds; an error says what to do where there is none."""
-    found = subprocess.run([ROOT / "extension/setup/browser", "find"], capture_output=True,
-                           text=True)
+    found = subprocess.run(
+        [ROOT / "extension/setup/browser", "find"], capture_output=True, text=True
+    )
     assert found.returncode == 0, found.stderr
     return found.stdout.strip()
 
@@ -30,18 +40,31 @@ def path() -> str:
 def _run(file: Path, dark: bool, *flags: str) -> str:
     with tempfile.TemporaryDirectory() as profile:
         return subprocess.run(
-            [path(), *FLAGS, f"--user-data-dir={profile}",
-             f"--blink-settings=preferredColorScheme={0 if dark else 1}", *flags, file.as_uri()],
-            capture_output=True, text=True, check=True, timeout=120).stdout
+            [
+                path(),
+                *FLAGS,
+                f"--user-data-dir={profile}",
+                f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+                *flags,
+                file.as_uri(),
+            ],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
 
 
 def evaluate(page: str, script: str, folder: Path, dark: bool = False) -> object:
     """What a function body returns, run in the page once it is loaded."""
     file = folder / "evaluate.html"
-    file.write_text(f"""{page}<script>addEventListener("load", () => {{
+    file.write_text(
+        f"""{page}<script>addEventListener("load", () => {{
         const result = (() => {{ {script} }})();
         document.documentElement.textContent = "RESULT" + JSON.stringify(result) + "RESULT";
-    }})</script>""", encoding="utf-8")
+    }})</script>""",
+        encoding="utf-8",
+    )
     dump = _run(file, dark, "--dump-dom")
     return json.loads(html.unescape(re.search("RESULT(.*)RESULT", dump, re.DOTALL)[1]))
 

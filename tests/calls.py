@@ -24,8 +24,16 @@ QUERIES = [
     "SELECT gpt2_block(gpt2_embeddings('{{1,2,3}}', '{model}'), 0, '{model}')",
 ]
 #: not counted: PostgreSQL 18 folds calls of them while it plans, or does not inline one, unlike 15
-FOLDED = {"_attention_scale", "_chunk", "_patch_key", "_split_pattern", "_uniform",
-          "_utf8_character", "_utf8_part"}
+FOLDED = {
+    "_attention_scale",
+    "_chunk",
+    "_norm_hook",
+    "_patch_key",
+    "_split_pattern",
+    "_uniform",
+    "_utf8_character",
+    "_utf8_part",
+}
 COUNTS = "SELECT funcname, sum(calls)::int FROM pg_stat_xact_user_functions GROUP BY 1"
 
 
@@ -36,8 +44,11 @@ def count_calls(conn: psycopg.Connection, query: str) -> dict[str, int]:
         before = dict(conn.execute(COUNTS).fetchall())
         conn.execute(query)
         after = dict(conn.execute(COUNTS).fetchall())
-    return {name: n - before.get(name, 0) for name, n in sorted(after.items())
-            if n > before.get(name, 0) and name not in FOLDED}
+    return {
+        name: n - before.get(name, 0)
+        for name, n in sorted(after.items())
+        if n > before.get(name, 0) and name not in FOLDED
+    }
 
 
 def all_calls(conn: psycopg.Connection) -> dict[str, dict[str, int]]:

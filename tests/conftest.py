@@ -78,8 +78,7 @@ def load_model(uri: str, source: Path, name: str, *options: str) -> None:
     from gpt2_loader.cli import app
     from typer.testing import CliRunner
 
-    result = CliRunner().invoke(
-        app, ["load", str(source), "--name", name, "--dsn", uri, *options])
+    result = CliRunner().invoke(app, ["load", str(source), "--name", name, "--dsn", uri, *options])
     assert result.exit_code == 0, result.output
 
 
@@ -109,8 +108,11 @@ def shapes(new_database, tmp_path_factory) -> Iterator[psycopg.Connection]:
         # as every public function sets it: some tests call what lies below them
         connection.execute("SET jit = off")
         for name, shape in SHAPES.items():
-            load_model(uri, write_checkpoint(
-                tmp_path_factory.mktemp(name), shape, int(seeds[f"{name}/seed"])), name)
+            load_model(
+                uri,
+                write_checkpoint(tmp_path_factory.mktemp(name), shape, int(seeds[f"{name}/seed"])),
+                name,
+            )
         yield connection
 
 

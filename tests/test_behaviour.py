@@ -21,8 +21,10 @@ from psycopg import errors
 
 PROMPT = "PostgreSQL is"
 GREEDY = " not implemented in PostgreSQL.\nSee Also\nCREATE CONVERSION, CREATE CONVERSION, C"
-SAMPLED = (" not very helpful for the configuration to configuring their configuration, allowing"
-           " this information to know this information.\nT")
+SAMPLED = (
+    " not very helpful for the configuration to configuring their configuration, allowing"
+    " this information to know this information.\nT"
+)
 ENDING = """Compatibility
 This command is a PostgreSQL extension.
 See Also
@@ -30,8 +32,28 @@ ALTER INDEX, DROP INDEX, REINDEX"""
 N_CTX, N_VOCAB, EOS = 256, 8192, 8191
 # linear rows: 6 blocks of 3 + 1 + 4 neurons for each of 128 activations, and mlp.c_proj in 4 slices
 N_LINEAR = 6 * 128 * (3 + 1 + 4 + 4)
-WORDS = [" table", " index", " function", " value", " column", " the", " of", " is", " and",
-         " user", " row", " data", ",", " a", " to", " in", " server", " command", " name", " type"]
+WORDS = [
+    " table",
+    " index",
+    " function",
+    " value",
+    " column",
+    " the",
+    " of",
+    " is",
+    " and",
+    " user",
+    " row",
+    " data",
+    ",",
+    " a",
+    " to",
+    " in",
+    " server",
+    " command",
+    " name",
+    " type",
+]
 
 
 def generate(conn: psycopg.Connection, prompt: str | None = PROMPT, **options) -> str:
@@ -42,7 +64,8 @@ def generate(conn: psycopg.Connection, prompt: str | None = PROMPT, **options) -
 def next_token(conn: psycopg.Connection, prompt: str | None = PROMPT, **options) -> list[tuple]:
     named = "".join(f", {name} => %s" for name in options)
     return conn.execute(
-        f"SELECT * FROM gpt2_next_token(%s{named})", [prompt, *options.values()]).fetchall()
+        f"SELECT * FROM gpt2_next_token(%s{named})", [prompt, *options.values()]
+    ).fetchall()
 
 
 def matrix(conn: psycopg.Connection, query: str, *arguments) -> np.ndarray:
@@ -96,7 +119,8 @@ def test_greedy_is_the_argmax_of_forward(demo, wte):
         y = matrix(demo, "SELECT unnest(gpt2_forward(%s::int[]))", tokens)[-1]
         tokens.append(int(np.argmax(wte @ y)))
     assert generate(demo, max_tokens=8, echo=False) == one(
-        demo, "SELECT gpt2_detokenize(%s::int[])", tokens[n_prompt:])
+        demo, "SELECT gpt2_detokenize(%s::int[])", tokens[n_prompt:]
+    )
 
 
 def test_greedy_is_the_first_of_next_token(demo):
@@ -106,12 +130,20 @@ def test_greedy_is_the_first_of_next_token(demo):
         assert generate(demo, max_tokens=n) == text
 
 
-@pytest.mark.parametrize("options", [
-    {"top_k": 1, "temperature": 1.0}, {"temperature": 1e-300}, {"temperature": 5e-324},
-    {"temperature": 1e-9, "top_k": 5}, {"temperature": 0, "top_k": 7, "seed": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 1, "temperature": 1.0},
+        {"temperature": 1e-300},
+        {"temperature": 5e-324},
+        {"temperature": 1e-9, "top_k": 5},
+        {"temperature": 0, "top_k": 7, "seed": 3},
+    ],
+)
 def test_same_as_greedy(demo, options):
     assert generate(demo, max_tokens=16, echo=False, **options) == generate(
-        demo, max_tokens=16, echo=False)
+        demo, max_tokens=16, echo=False
+    )
 
 
 def test_seeds(demo):
@@ -126,8 +158,7 @@ def test_seeds(demo):
 
 
 def test_no_seed_is_a_fresh_one(demo):
-    texts = demo.execute(
-        "SELECT gpt2_generate('The', 8, 3) FROM generate_series(1, 4)").fetchall()
+    texts = demo.execute("SELECT gpt2_generate('The', 8, 3) FROM generate_series(1, 4)").fetchall()
     texts += [(generate(demo, "The", max_tokens=8, temperature=3.0),)]
     assert len(set(texts)) == 5
 
@@ -141,8 +172,9 @@ def test_sampling_follows_the_distribution(demo, temperature, top_k):
         digest = hashlib.sha256(struct.pack(">qi", seed, 1)).digest()
         uniform = (int.from_bytes(digest[:8], "big") >> 12) / 2**52
         expected = rows[min(int(np.searchsorted(cumulative, uniform, "right")), len(rows) - 1)]
-        piece = generate(demo, "The", max_tokens=1, temperature=temperature, top_k=top_k,
-                         seed=seed, echo=False)
+        piece = generate(
+            demo, "The", max_tokens=1, temperature=temperature, top_k=top_k, seed=seed, echo=False
+        )
         assert piece == ("" if expected[1] == EOS else expected[2])
 
 
@@ -164,7 +196,9 @@ def test_probabilities(demo, temperature, top_k):
     rows = next_token(demo, top_k=top_k, temperature=temperature)
     assert [row[0] for row in rows] == list(range(1, min(top_k or N_VOCAB, N_VOCAB) + 1))
     logits, probabilities = np.array([row[3:] for row in rows]).T
-    assert sorted(zip(-logits, [row[1] for row in rows])) == [(-r[3], r[1]) for r in rows]
+    assert sorted(zip(-logits, [row[1] for row in rows], strict=False)) == [
+        (-r[3], r[1]) for r in rows
+    ]
     share = np.exp(np.maximum((logits - logits[0]) / temperature, -700))
     np.testing.assert_allclose(probabilities, share / share.sum(), rtol=1e-9)
     assert abs(probabilities.sum() - 1) < 1e-9
@@ -193,8 +227,11 @@ def test_ties_go_to_the_lower_id(tx):
     best = next_token(tx, top_k=1)[0][1]
     for twin in (best - 100, best + 100):
         tx.execute("SAVEPOINT before")
-        tx.execute("""UPDATE gpt2.wte SET weight = (SELECT weight FROM gpt2.wte WHERE token = %s)
-                      WHERE token = %s""", (best, twin))
+        tx.execute(
+            """UPDATE gpt2.wte SET weight = (SELECT weight FROM gpt2.wte WHERE token = %s)
+                      WHERE token = %s""",
+            (best, twin),
+        )
         rows = next_token(tx, top_k=2)
         assert [row[1] for row in rows] == sorted([best, twin])
         assert rows[0][3:] == rows[1][3:]
@@ -211,11 +248,14 @@ def test_max_tokens(demo):
     tokens = one(demo, "SELECT gpt2_tokenize(%s)", GREEDY)
     for n in (1, 2, 5, 16):
         assert generate(demo, max_tokens=n, echo=False) == one(
-            demo, "SELECT gpt2_detokenize(%s::int[])", tokens[:n])
+            demo, "SELECT gpt2_detokenize(%s::int[])", tokens[:n]
+        )
 
 
-@pytest.mark.parametrize("n_prompt, max_tokens, n_new", [
-    (256, 10, 0), (255, 10, 1), (250, 2**31 - 1, 6), (224, 32, 32), (223, 40, 33)])
+@pytest.mark.parametrize(
+    "n_prompt, max_tokens, n_new",
+    [(256, 10, 0), (255, 10, 1), (250, 2**31 - 1, 6), (224, 32, 32), (223, 40, 33)],
+)
 def test_end_of_the_context(demo, n_prompt, max_tokens, n_new):
     text = text_of_length(demo, n_prompt)
     whole = generate(demo, text, max_tokens=max_tokens)
@@ -240,8 +280,10 @@ def test_own_endoftext(demo):
     assert (token, piece) == (EOS, "<|endoftext|>")
     assert 0.4 < share < 0.6
     assert generate(demo, ENDING) == ENDING
-    texts = [generate(demo, ENDING, max_tokens=1, temperature=1.0, seed=seed, echo=False)
-             for seed in range(12)]
+    texts = [
+        generate(demo, ENDING, max_tokens=1, temperature=1.0, seed=seed, echo=False)
+        for seed in range(12)
+    ]
     assert 0 < texts.count("") < 12
 
 
@@ -271,14 +313,18 @@ def test_null_prompt(demo):
 def test_endoftext_in_a_prompt_is_text(demo):
     assert one(demo, "SELECT cardinality(gpt2_tokenize('<|endoftext|>'))") > 1
     assert generate(demo, "<|endoftext|>", max_tokens=3) != "<|endoftext|>" + generate(
-        demo, "", max_tokens=3)
+        demo, "", max_tokens=3
+    )
 
 
 def test_batch(demo):
     """Rows do not influence each other."""
     prompts = ["The", PROMPT, "To create an index", "x", "\n", "😀 ünïcode"]
-    rows = demo.execute("""SELECT gpt2_generate(p, 6) FROM unnest(%s::text[])
-                           WITH ORDINALITY AS u (p, n) ORDER BY n""", (prompts,)).fetchall()
+    rows = demo.execute(
+        """SELECT gpt2_generate(p, 6) FROM unnest(%s::text[])
+                           WITH ORDINALITY AS u (p, n) ORDER BY n""",
+        (prompts,),
+    ).fetchall()
     assert [text for (text,) in rows] == [generate(demo, p, max_tokens=6) for p in prompts]
 
 
@@ -289,8 +335,11 @@ def test_batch(demo):
 def hidden(demo_dsn: str) -> np.ndarray:
     """gpt2_forward of the longest text. A position sees only those before it."""
     with psycopg.connect(demo_dsn) as connection:
-        return matrix(connection, "SELECT unnest(gpt2_forward(gpt2_tokenize(%s)))",
-                      text_of_length(connection, N_CTX))
+        return matrix(
+            connection,
+            "SELECT unnest(gpt2_forward(gpt2_tokenize(%s)))",
+            text_of_length(connection, N_CTX),
+        )
 
 
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 200, 255, 256])
@@ -311,18 +360,27 @@ def test_causal(demo, hidden):
 def test_block_by_block(demo):
     """A reader walks the model by hand: embeddings, the blocks, ln_f."""
     tokens = one(demo, "SELECT gpt2_tokenize(%s)", text_of_length(demo, 40))
-    demo.execute("""CREATE TEMPORARY TABLE walk AS
-                    SELECT 0 AS block, gpt2_embeddings(%s::int[]) AS x""", (tokens,))
+    demo.execute(
+        """CREATE TEMPORARY TABLE walk AS
+                    SELECT 0 AS block, gpt2_embeddings(%s::int[]) AS x""",
+        (tokens,),
+    )
     w = matrix(demo, "SELECT weight FROM gpt2.wte ORDER BY token")[tokens]
     p = matrix(demo, 'SELECT weight FROM gpt2.wpe ORDER BY "position"')[: len(tokens)]
     x = matrix(demo, "SELECT unnest(x) FROM walk WHERE block = 0")
     np.testing.assert_allclose(x, w + p, rtol=1e-6)
     for block in range(6):
-        demo.execute("""INSERT INTO walk SELECT block + 1, gpt2_block(x, block) FROM walk
-                        WHERE block = %s""", (block,))
+        demo.execute(
+            """INSERT INTO walk SELECT block + 1, gpt2_block(x, block) FROM walk
+                        WHERE block = %s""",
+            (block,),
+        )
     x = matrix(demo, "SELECT unnest(x) FROM walk WHERE block = 6")
-    weight, bias = matrix(demo, """SELECT unnest(ARRAY[weight, bias]) FROM gpt2.layer_norm
-                                   WHERE layer = 'ln_f' AND block = 6""")
+    weight, bias = matrix(
+        demo,
+        """SELECT unnest(ARRAY[weight, bias]) FROM gpt2.layer_norm
+                                   WHERE layer = 'ln_f' AND block = 6""",
+    )
     x = x - x.mean(1, keepdims=True)
     y = x / np.sqrt((x**2).mean(1, keepdims=True) + 1e-5) * weight + bias
     expected = matrix(demo, "SELECT unnest(gpt2_forward(%s::int[]))", tokens)
@@ -345,18 +403,21 @@ def reads(conn: psycopg.Connection, query: str) -> int:
     return one(conn, count) - before
 
 
-@pytest.mark.parametrize("query, positions, choices", [
-    ("SELECT gpt2_generate('The', 1)", 1, 1),
-    ("SELECT gpt2_generate('The', 12)", 12, 12),
-    ("SELECT gpt2_generate('The', 70)", 70, 70),
-    ("SELECT gpt2_generate('The', 6, 1, seed => 1)", 6, 6),
-    ("SELECT gpt2_generate('The', 6, 1, 5, seed => 1)", 6, 6),
-    ("SELECT gpt2_generate(' table index the of', 5)", 8, 5),
-    ("SELECT gpt2_generate('The', 0)", 0, 0),
-    ("SELECT * FROM gpt2_next_token(' table index the of')", 4, 1),
-    ("SELECT * FROM gpt2_next_token(repeat(' the', 65), NULL, 0)", 65, 1),
-    ("SELECT gpt2_forward(array_fill(5, ARRAY[7]))", 7, 0),
-])
+@pytest.mark.parametrize(
+    "query, positions, choices",
+    [
+        ("SELECT gpt2_generate('The', 1)", 1, 1),
+        ("SELECT gpt2_generate('The', 12)", 12, 12),
+        ("SELECT gpt2_generate('The', 70)", 70, 70),
+        ("SELECT gpt2_generate('The', 6, 1, seed => 1)", 6, 6),
+        ("SELECT gpt2_generate('The', 6, 1, 5, seed => 1)", 6, 6),
+        ("SELECT gpt2_generate(' table index the of', 5)", 8, 5),
+        ("SELECT gpt2_generate('The', 0)", 0, 0),
+        ("SELECT * FROM gpt2_next_token(' table index the of')", 4, 1),
+        ("SELECT * FROM gpt2_next_token(repeat(' the', 65), NULL, 0)", 65, 1),
+        ("SELECT gpt2_forward(array_fill(5, ARRAY[7]))", 7, 0),
+    ],
+)
 def test_reads(tx, query, positions, choices):
     """The fences hold (OFFSET 0 in the SQL): no page of neurons is read twice, and none of wte."""
     assert tx.execute("""SELECT count(*) FILTER (WHERE block >= 0),
@@ -378,7 +439,8 @@ def test_arithmetic(tx, positions):
     assert n["vector_add"] == (1 + 13 + 12) * positions
     assert n["vector_mul"] == 2 * 13 * positions + 24 * recent
     assert n["vector_negative_inner_product"] == (
-        (N_LINEAR + N_VOCAB + 2 * 13) * positions + 24 * pairs + 24 * 32 * late)
+        (N_LINEAR + N_VOCAB + 2 * 13) * positions + 24 * pairs + 24 * 32 * late
+    )
 
 
 def test_slices_are_cut_once(tx):
@@ -392,19 +454,30 @@ def test_arithmetic_of_forward(tx):
     assert n["vector_sub"] == (13 + 24) * 3
     assert n["vector_mul"] == 2 * 13 * 3
     # the scores of 6 pairs of positions, and a mean of values, an element at a time
-    assert n["vector_negative_inner_product"] == (
-        (N_LINEAR + 2 * 13) * 3 + 24 * 6 + 24 * 32 * 3)
+    assert n["vector_negative_inner_product"] == ((N_LINEAR + 2 * 13) * 3 + 24 * 6 + 24 * 32 * 3)
 
 
-@pytest.mark.parametrize("settings", [
-    "SET plan_cache_mode = force_generic_plan", "SET enable_hashjoin = off",
-    "SET enable_nestloop = off", "SET enable_material = off", "SET from_collapse_limit = 1",
-    "SET jit = on; SET jit_above_cost = 0", "SET enable_indexscan = off"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "SET plan_cache_mode = force_generic_plan",
+        "SET enable_hashjoin = off",
+        "SET enable_nestloop = off",
+        "SET enable_material = off",
+        "SET from_collapse_limit = 1",
+        "SET jit = on; SET jit_above_cost = 0",
+        "SET enable_indexscan = off",
+    ],
+)
 def test_planner_settings(demo, settings):
     """A caller's planner settings change the time and not the text."""
+
     def results():
-        return (next_token(demo), generate(demo, max_tokens=6),
-                one(demo, "SELECT gpt2_forward('{1,2}')"))
+        return (
+            next_token(demo),
+            generate(demo, max_tokens=6),
+            one(demo, "SELECT gpt2_forward('{1,2}')"),
+        )
 
     expected = results()
     demo.execute(settings)
@@ -414,28 +487,43 @@ def test_planner_settings(demo, settings):
 # ---- Where it runs
 
 
-@pytest.mark.parametrize("query", [
-    "SELECT gpt2_generate('The', 4)", "SELECT gpt2_generate('The', 4, 1, seed => 1)",
-    "SELECT * FROM gpt2_next_token('The')", "SELECT gpt2_forward('{1,2}')::text",
-    "SELECT gpt2_block(gpt2_embeddings('{1,2}'), 0)::text",
-    "SELECT gpt2_tokenize('Mississippilessly')",
-    "SELECT * FROM gpt2_tokens('The x')", "SELECT * FROM gpt2_bpe('Mississippi')",
-    "SELECT gpt2_detokenize('{1,2}')", "SELECT name FROM gpt2_models()",
-    "SELECT * FROM gpt2_trace('The x')",
-    "SELECT gpt2_generate('The', 4, steer => ARRAY[ROW(2, NULL, (gpt2_embeddings('{9}'))[1], 9)"
-    "::gpt2.steering])",
-    "SELECT * FROM gpt2_attention('The x', 2, 1)", "SELECT * FROM gpt2_head_summary('The x')",
-    "SELECT * FROM gpt2_logit_lens('The x')", "SELECT * FROM gpt2_neurons('The x', 1)",
-    "SELECT * FROM gpt2_direct_logit_attribution('The x')", "SELECT * FROM gpt2_score('The x')",
-    "SELECT gpt2_perplexity('The x')", "SELECT * FROM gpt2_choose('The', '{x,\" x y\"}')",
-    "SELECT gpt2_classify('The', '{x,y}')", "SELECT gpt2_embed('The x', 'max')::text",
-    "SELECT gpt2_similarity('The x', 'x')", "SELECT * FROM gpt2_stream('The', 4, 1, seed => 1)",
-    "SELECT * FROM gpt2_complete('The', 2, 4, 1, seed => 1, top_p => 0.9, stop => '{x}')",
-    "SELECT gpt2_generate('The', 4, choices => '{\" x\",\" x y\"}')",
-    "SELECT gpt2_generate('The', 4, pattern => ' [a-e]+', repetition_penalty => 2)",
-    "SELECT gpt2_prefix('The x')::text",
-    "SELECT gpt2_generate('The x', 4, prefix => gpt2_prefix('The'))",
-    "SELECT * FROM gpt2_beam('The', 2, 3)", "SELECT gpt2_beam_search('The', 2, 3)"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT gpt2_generate('The', 4)",
+        "SELECT gpt2_generate('The', 4, 1, seed => 1)",
+        "SELECT * FROM gpt2_next_token('The')",
+        "SELECT gpt2_forward('{1,2}')::text",
+        "SELECT gpt2_block(gpt2_embeddings('{1,2}'), 0)::text",
+        "SELECT gpt2_tokenize('Mississippilessly')",
+        "SELECT * FROM gpt2_tokens('The x')",
+        "SELECT * FROM gpt2_bpe('Mississippi')",
+        "SELECT gpt2_detokenize('{1,2}')",
+        "SELECT name FROM gpt2_models()",
+        "SELECT * FROM gpt2_trace('The x')",
+        "SELECT gpt2_generate('The', 4, steer => ARRAY[ROW(2, NULL, (gpt2_embeddings('{9}'))[1], 9)"
+        "::gpt2.steering])",
+        "SELECT * FROM gpt2_attention('The x', 2, 1)",
+        "SELECT * FROM gpt2_head_summary('The x')",
+        "SELECT * FROM gpt2_logit_lens('The x')",
+        "SELECT * FROM gpt2_neurons('The x', 1)",
+        "SELECT * FROM gpt2_direct_logit_attribution('The x')",
+        "SELECT * FROM gpt2_score('The x')",
+        "SELECT gpt2_perplexity('The x')",
+        "SELECT * FROM gpt2_choose('The', '{x,\" x y\"}')",
+        "SELECT gpt2_classify('The', '{x,y}')",
+        "SELECT gpt2_embed('The x', 'max')::text",
+        "SELECT gpt2_similarity('The x', 'x')",
+        "SELECT * FROM gpt2_stream('The', 4, 1, seed => 1)",
+        "SELECT * FROM gpt2_complete('The', 4, 2, 1, seed => 1, top_p => 0.9, stop => '{x}')",
+        "SELECT gpt2_generate('The', 4, choices => '{\" x\",\" x y\"}')",
+        "SELECT gpt2_generate('The', 4, pattern => ' [a-e]+', repetition_penalty => 2)",
+        "SELECT gpt2_prefix('The x')::text",
+        "SELECT gpt2_generate('The x', 4, prefix => gpt2_prefix('The'))",
+        "SELECT * FROM gpt2_beam('The', 3, 2)",
+        "SELECT gpt2_beam_search('The', 3, 2)",
+    ],
+)
 class TestAnywhere:
     def test_read_only(self, demo, query):
         expected = demo.execute(query).fetchall()
@@ -447,8 +535,9 @@ class TestAnywhere:
 
     def test_parallel_worker(self, demo, query):
         expected = demo.execute(query).fetchall()
-        name = ("debug_parallel_query" if demo.info.server_version >= 160000
-                else "force_parallel_mode")
+        name = (
+            "debug_parallel_query" if demo.info.server_version >= 160000 else "force_parallel_mode"
+        )
         demo.execute(f"SET {name} = on")
         assert demo.execute(query).fetchall() == expected
         if "gpt2_bpe" in query:
@@ -493,11 +582,15 @@ def test_parallel_scan(tx):
 # ---- Stopping it
 
 
-@pytest.mark.parametrize("query", [
-    "SELECT gpt2_generate('The', 250, 1, seed => 1)",
-    "SELECT gpt2_generate(repeat(' the', 255), 1)",
-    "SELECT gpt2_forward(array_fill(5, ARRAY[256]))",
-    "SELECT gpt2_tokenize(repeat('ab', 1000000))"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT gpt2_generate('The', 250, 1, seed => 1)",
+        "SELECT gpt2_generate(repeat(' the', 255), 1)",
+        "SELECT gpt2_forward(array_fill(5, ARRAY[256]))",
+        "SELECT gpt2_tokenize(repeat('ab', 1000000))",
+    ],
+)
 @pytest.mark.parametrize("how", ["statement_timeout", "Ctrl-C", "pg_cancel_backend"])
 def test_cancel(demo, demo_dsn, query, how):
     def after_a_while():
@@ -529,8 +622,11 @@ def test_cancel(demo, demo_dsn, query, how):
 @pytest.fixture
 def two_models(tx) -> psycopg.Connection:
     """'demo' and 'small', its first block alone."""
-    small = one(tx, """SELECT gpt2._add_model('small', jsonb_set(to_jsonb(m), '{n_layer}', '1'))
-                       FROM gpt2.model AS m""")
+    small = one(
+        tx,
+        """SELECT gpt2._add_model('small', jsonb_set(to_jsonb(m), '{n_layer}', '1'))
+                       FROM gpt2.model AS m""",
+    )
     for statement in (
         """INSERT INTO gpt2.matrix_page SELECT %s, block, layer, slice, page, weight
            FROM gpt2.matrix_page WHERE block <= 0""",
@@ -563,8 +659,11 @@ def test_choosing_a_model(two_models):
 def test_every_function_takes_a_model(two_models):
     tx = two_models
     tokens = "'{1,2,3}'::int[]"
-    for call in (f"gpt2_forward({tokens}, %s)::text", f"(gpt2_next_token('The', 1, 1, %s))::text",
-                 f"gpt2_generate('The', 5, model => %s)"):
+    for call in (
+        f"gpt2_forward({tokens}, %s)::text",
+        "(gpt2_next_token('The', 1, model => %s))::text",
+        "gpt2_generate('The', 5, model => %s)",
+    ):
         assert one(tx, f"SELECT {call}", "demo") != one(tx, f"SELECT {call}", "small")
     call = f"SELECT gpt2_block(gpt2_embeddings({tokens}), 5, %s)"
     assert one(tx, call, "demo")
@@ -577,7 +676,8 @@ def test_models(two_models):
         n_embd, n_head, n_ctx, n_vocab FROM gpt2_models()""").fetchall()
     assert rows == [
         ("demo", True, 2271232, "8872 kB", "float32", 6, 128, 4, 256, 8192),
-        ("small", False, 2271232, "8872 kB", "float32", 1, 128, 4, 256, 8192)]
+        ("small", False, 2271232, "8872 kB", "float32", 1, 128, 4, 256, 8192),
+    ]
 
 
 def test_drop_model(two_models):
@@ -600,24 +700,35 @@ def test_prewarm(two_models):
     tx = two_models
     tables = ("matrix_page", "wpe", "bias", "layer_norm")
     for name in ("demo", "small"):
-        counts = [one(tx, f"""SELECT count(*) FROM gpt2.{table} JOIN gpt2.model USING (model)
-                              WHERE name = %s""", name) for table in tables]
+        counts = [
+            one(
+                tx,
+                f"""SELECT count(*) FROM gpt2.{table} JOIN gpt2.model USING (model)
+                              WHERE name = %s""",
+                name,
+            )
+            for table in tables
+        ]
         query = f"""SELECT relname::text, coalesce(idx_tup_fetch, 0) + seq_tup_read
                     FROM pg_stat_xact_user_tables
                     WHERE relname IN {tables} AND schemaname = 'gpt2'"""
         before = dict(tx.execute(query).fetchall())
         n_bytes = one(tx, "SELECT gpt2_prewarm(%s)", name)
         after = dict(tx.execute(query).fetchall())
-        for table, count in zip(tables, counts):
+        for table, count in zip(tables, counts, strict=False):
             # a few rows more of matrix_page: the look whether there are weights at all
             assert 0 <= after[table] - before[table] - count <= 2 * (table == "matrix_page")
-        n_weights = one(tx, """SELECT sum(vector_dims(weight)) FROM gpt2.linear
-                               JOIN gpt2.model USING (model) WHERE name = %s""", name)
+        n_weights = one(
+            tx,
+            """SELECT sum(vector_dims(weight)) FROM gpt2.linear
+                               JOIN gpt2.model USING (model) WHERE name = %s""",
+            name,
+        )
         assert 4 * (n_weights + N_VOCAB * 128) < n_bytes < 1.2 * 4 * (n_weights + N_VOCAB * 128)
 
 
 def test_incomplete_model(tx):
-    tx.execute("DELETE FROM gpt2.wpe WHERE \"position\" = 7")
+    tx.execute('DELETE FROM gpt2.wpe WHERE "position" = 7')
     with pytest.raises(errors.DataException) as error:
         tx.execute("SELECT gpt2._finish_model(model) FROM gpt2.model")
     assert error.value.diag.message_primary == 'the weights of model "demo" are incomplete'
@@ -632,34 +743,72 @@ BAD = [
     # call, SQLSTATE, message
     (f"gpt2_generate({LONG})", "54000", 'the prompt is too long for model "demo"'),
     (f"gpt2_next_token({LONG})", "54000", 'the prompt is too long for model "demo"'),
-    ("gpt2_forward(array_fill(1, ARRAY[257]))", "54000", '257 tokens are too long for model "demo"'),
-    ("gpt2_embeddings(array_fill(1, ARRAY[257]))", "54000",
-     '257 tokens are too long for model "demo"'),
-    ("gpt2_block(array_fill(array_fill(1, ARRAY[128])::vector, ARRAY[257]), 0)", "54000",
-     '257 positions are too long for model "demo"'),
+    (
+        "gpt2_forward(array_fill(1, ARRAY[257]))",
+        "54000",
+        '257 tokens are too long for model "demo"',
+    ),
+    (
+        "gpt2_embeddings(array_fill(1, ARRAY[257]))",
+        "54000",
+        '257 tokens are too long for model "demo"',
+    ),
+    (
+        "gpt2_block(array_fill(array_fill(1, ARRAY[128])::vector, ARRAY[257]), 0)",
+        "54000",
+        '257 positions are too long for model "demo"',
+    ),
     ("gpt2_generate('x', -1)", "22023", "max_tokens must be 0 or more"),
     ("gpt2_generate('x', NULL)", "22023", "max_tokens must be 0 or more"),
-    *[(call, "22023", "temperature must be 0 or more")
-      for value in ("-0.1", "'NaN'", "'Infinity'", "'-Infinity'", "NULL", "1000001")
-      for call in (f"gpt2_generate('x', 1, {value})", f"gpt2_next_token('x', 1, {value})")],
-    *[(call, "22023", "top_k must be 1 or more")
-      for value in ("0", "-1")
-      for call in (f"gpt2_generate('x', 1, 1, {value})", f"gpt2_next_token('x', {value})")],
-    *[(call, "22023", 'model "absent" does not exist')
-      for call in ("gpt2_generate('x', model => 'absent')",
-                   "gpt2_next_token('x', model => 'absent')",
-                   "gpt2_forward('{1}', 'absent')", "gpt2_embeddings('{1}', 'absent')",
-                   "gpt2_block('{\"[1]\"}', 0, 'absent')", "gpt2_tokenize('x', 'absent')",
-                   "gpt2_default_model('absent')", "gpt2_drop_model('absent')")],
-    *[(f"gpt2_block(gpt2_embeddings('{{1}}'), {block})", "22023",
-       f'block {block} does not exist in model "demo"') for block in ("-1", "6", "NULL")],
-    *[(f"gpt2_block({x}, 0)", "22023", 'the activations do not fit model "demo"')
-      for x in ("'{\"[1,2,3]\"}'", "array_append(gpt2_embeddings('{1}'), '[1]')",
-                "array_append(gpt2_embeddings('{1}'), NULL)")],
+    *[
+        (call, "22023", "temperature must be 0 or more")
+        for value in ("-0.1", "'NaN'", "'Infinity'", "'-Infinity'", "NULL", "1000001")
+        for call in (f"gpt2_generate('x', 1, {value})", f"gpt2_next_token('x', 1, {value})")
+    ],
+    *[
+        (call, "22023", "top_k must be 1 or more")
+        for value in ("0", "-1")
+        for call in (f"gpt2_generate('x', 1, 1, {value})", f"gpt2_next_token('x', {value})")
+    ],
+    *[
+        (call, "22023", 'model "absent" does not exist')
+        for call in (
+            "gpt2_generate('x', model => 'absent')",
+            "gpt2_next_token('x', model => 'absent')",
+            "gpt2_forward('{1}', 'absent')",
+            "gpt2_embeddings('{1}', 'absent')",
+            "gpt2_block('{\"[1]\"}', 0, 'absent')",
+            "gpt2_tokenize('x', 'absent')",
+            "gpt2_default_model('absent')",
+            "gpt2_drop_model('absent')",
+        )
+    ],
+    *[
+        (
+            f"gpt2_block(gpt2_embeddings('{{1}}'), {block})",
+            "22023",
+            f'block {block} does not exist in model "demo"',
+        )
+        for block in ("-1", "6", "NULL")
+    ],
+    *[
+        (f"gpt2_block({x}, 0)", "22023", 'the activations do not fit model "demo"')
+        for x in (
+            "'{\"[1,2,3]\"}'",
+            "array_append(gpt2_embeddings('{1}'), '[1]')",
+            "array_append(gpt2_embeddings('{1}'), NULL)",
+        )
+    ],
     ("gpt2_block('{}', 0)", "22023", "the list of activations is empty"),
-    *[(f"{function}('{{5,{token}}}')", "22023",
-       f'token {token} is not in the vocabulary of model "demo"')
-      for function in ("gpt2_forward", "gpt2_embeddings") for token in ("8192", "-1", "NULL")],
+    *[
+        (
+            f"{function}('{{5,{token}}}')",
+            "22023",
+            f'token {token} is not in the vocabulary of model "demo"',
+        )
+        for function in ("gpt2_forward", "gpt2_embeddings")
+        for token in ("8192", "-1", "NULL")
+    ],
     ("gpt2_forward('{}')", "22023", "the list of tokens is empty"),
     ("gpt2_embeddings('{}')", "22023", "the list of tokens is empty"),
     ("gpt2_detokenize('{1,NULL}')", "22023", "token NULL is not in the vocabulary"),
@@ -680,18 +829,27 @@ def test_bad_input(demo, call, code, message):
 def test_bad_input_comes_before_the_work(demo):
     """A bad argument costs milliseconds, whatever else the call would cost."""
     start = time.monotonic()
-    for call in ("gpt2_generate(repeat(' the', 255), 1, 'NaN')",
-                 "gpt2_generate(repeat(' the', 255), -1)",
-                 "gpt2_next_token(repeat(' the', 255), 0)",
-                 "gpt2_forward(array_fill(1, ARRAY[255]) || 8192)"):
+    for call in (
+        "gpt2_generate(repeat(' the', 255), 1, 'NaN')",
+        "gpt2_generate(repeat(' the', 255), -1)",
+        "gpt2_next_token(repeat(' the', 255), 0)",
+        "gpt2_forward(array_fill(1, ARRAY[255]) || 8192)",
+    ):
         with pytest.raises(errors.InvalidParameterValue):
             demo.execute(f"SELECT {call}")
     assert time.monotonic() - start < 1
 
 
-@pytest.mark.parametrize("call", [
-    "gpt2_generate('x')", "gpt2_next_token('x')", "gpt2_forward('{1}')", "gpt2_embeddings('{1}')",
-    "gpt2_block('{\"[1]\"}', 0)"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "gpt2_generate('x')",
+        "gpt2_next_token('x')",
+        "gpt2_forward('{1}')",
+        "gpt2_embeddings('{1}')",
+        "gpt2_block('{\"[1]\"}', 0)",
+    ],
+)
 def test_no_model(conn, call):
     with pytest.raises(errors.ObjectNotInPrerequisiteState) as error:
         conn.execute(f"SELECT {call}")

@@ -6,6 +6,7 @@ import json
 import os
 
 import pytest
+
 from bench import report, texts
 from bench.memory import status, watch
 from bench.samples import Line, interleave
@@ -26,14 +27,17 @@ def test_the_ratio_is_of_medians():
     assert (line.ours_median, line.reference_median, line.ratio) == (3.0, 1.5, 2.0)
 
 
-@pytest.mark.parametrize("line", [Line("x", "ms", []), Line("x", "ms", [1.0]),
-                                  Line("x", "ms", [], [1.0])])
+@pytest.mark.parametrize(
+    "line", [Line("x", "ms", []), Line("x", "ms", [1.0]), Line("x", "ms", [], [1.0])]
+)
 def test_what_was_not_measured_has_no_ratio(line):
     assert line.ratio is None
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (None, ""), (0.0123, "0.012"), (1.234, "1.23"), (12.34, "12.3"), (81404.4, "81,404")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (0.0123, "0.012"), (1.234, "1.23"), (12.34, "12.3"), (81404.4, "81,404")],
+)
 def test_figures(value, text):
     assert report.figure(value) == text
 

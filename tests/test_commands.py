@@ -30,29 +30,54 @@ WITH_LINES = [page for page in pages.PAGES if pages.blocks(page)]
 def environment(home: Path) -> dict[str, str]:
     """The machine's, without what belongs to the process that runs the tests. PG_CONFIG stays:
     the server that is tested."""
-    kept = {name: value for name, value in os.environ.items()
-            if name == "PG_CONFIG" or not re.match(
-                r"PG|GPT2_|HF_|MAKE|MFLAGS|PYTEST|PYTHON|VIRTUAL_ENV|TORCH", name)}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name == "PG_CONFIG"
+        or not re.match(r"PG|GPT2_|HF_|MAKE|MFLAGS|PYTEST|PYTHON|VIRTUAL_ENV|TORCH", name)
+    }
     # the hub is not asked: what is fetched from it lies in the cache below
-    return kept | {"HOME": str(home), "HF_HUB_OFFLINE": "1",
-                   "PATH": os.environ["PATH"].replace(f"{ROOT}/build/venv/bin:", "")}
+    return kept | {
+        "HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "PATH": os.environ["PATH"].replace(f"{ROOT}/build/venv/bin:", ""),
+    }
 
 
 def read(page: str, instead: dict[str, str], folder: Path, home: Path) -> str:
     """Types a page's lines in a folder. The shell shows each before it runs it, so what is wrong
     is at the end of what this gives."""
     typed = subprocess.run(
-        ["bash", "-v", "-e", "-o", "pipefail", "-c", pages.script(page, instead)], cwd=folder,
-        env=environment(home), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, timeout=900)
+        ["bash", "-v", "-e", "-o", "pipefail", "-c", pages.script(page, instead)],
+        cwd=folder,
+        env=environment(home),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )
     assert typed.returncode == 0, typed.stdout
     return typed.stdout
 
 
 def git(*arguments: str, folder: Path) -> str:
     return subprocess.run(
-        ["git", "-c", "safe.directory=*", "-c", "user.name=test", "-c", "user.email=test@localhost",
-         *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
+        [
+            "git",
+            "-c",
+            "safe.directory=*",
+            "-c",
+            "user.name=test",
+            "-c",
+            "user.email=test@localhost",
+            *arguments,
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +97,9 @@ def readme(tmp_path_factory, home) -> Iterator[tuple[Path, str]]:
     folder = tmp_path_factory.mktemp("a reader's")
     repository = folder / "repository"
     repository.mkdir()
-    for name in filter(None, git("ls-files", "-z", "-co", "--exclude-standard",
-                                 folder=ROOT).split("\0")):
+    for name in filter(
+        None, git("ls-files", "-z", "-co", "--exclude-standard", folder=ROOT).split("\0")
+    ):
         if (ROOT / name).is_file():
             (repository / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, repository / name)
@@ -132,13 +158,22 @@ def psql_version(checkout: Path, home: Path) -> int:
 
 def in_shell(line: str, checkout: Path, home: Path) -> str:
     """What a line prints in a shell that README.md's one line has set up."""
-    return subprocess.run(["bash", "-e", "-c", f'eval "$(make -s env)"\n{line}'], cwd=checkout,
-                          env=environment(home), check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["bash", "-e", "-c", f'eval "$(make -s env)"\n{line}'],
+        cwd=checkout,
+        env=environment(home),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 def completion(checkout: Path, home: Path) -> str:
-    return in_shell("""psql -XAtc "SELECT gpt2_generate('To create an index', echo => false)" """,
-                    checkout, home).removesuffix("\n")
+    return in_shell(
+        """psql -XAtc "SELECT gpt2_generate('To create an index', echo => false)" """,
+        checkout,
+        home,
+    ).removesuffix("\n")
 
 
 def test_psql_prints_the_completion(readme, home):
@@ -146,8 +181,9 @@ def test_psql_prints_the_completion(readme, home):
     checkout, _ = readme
     _, before_17, from_17 = pages.blocks("docs/generation.md")
     code = from_17 if psql_version(checkout, home) >= 17 else before_17
-    assert in_shell(code, checkout, home).replace("\n", "") \
-        == completion(checkout, home).replace("\n", "")
+    assert in_shell(code, checkout, home).replace("\n", "") == completion(checkout, home).replace(
+        "\n", ""
+    )
 
 
 def test_psycopg_prints_the_completion(readme, home):
@@ -162,8 +198,12 @@ def test_node_prints_the_completion(readme, home, tmp_path):
     checkout, _ = readme
     [code] = pages.blocks("docs/generation.md", "js")
     (tmp_path / "client.mjs").write_text(code)
-    subprocess.run(["npm", "install", "--silent", "pg@8", "pg-query-stream@4"], cwd=tmp_path,
-                   check=True, capture_output=True)
+    subprocess.run(
+        ["npm", "install", "--silent", "pg@8", "pg-query-stream@4"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
     printed = in_shell(f"node {shlex.quote(str(tmp_path / 'client.mjs'))}", checkout, home)
     assert printed == completion(checkout, home)
 
@@ -179,8 +219,13 @@ def test_hint_of_the_loader_is_the_line(readme, home):
     """Where no database is named, the loader says how; the hint's command mends it."""
     checkout, _ = readme
     loader = [checkout / "build/venv/bin/gpt2-loader", "list"]
-    refused = subprocess.run(loader, cwd=checkout, env=environment(home) | {"PGHOST": "/nowhere"},
-                             capture_output=True, text=True)
+    refused = subprocess.run(
+        loader,
+        cwd=checkout,
+        env=environment(home) | {"PGHOST": "/nowhere"},
+        capture_output=True,
+        text=True,
+    )
     assert refused.returncode == 1
     [hint] = re.findall(r"HINT: .*: (eval .*)$", refused.stderr, re.MULTILINE)
     assert in_shell(f"{hint}\nbuild/venv/bin/gpt2-loader list", checkout, home).startswith("name ")
@@ -190,8 +235,10 @@ def test_hint_of_the_loader_is_the_line(readme, home):
 def test_version(readme, home):
     checkout, _ = readme
     version = json.loads((ROOT / "META.json").read_text())["version"]
-    assert in_shell("build/venv/bin/gpt2-loader --version", checkout, home) \
+    assert (
+        in_shell("build/venv/bin/gpt2-loader --version", checkout, home)
         == f"gpt2-loader {version}\n"
+    )
 
 
 def test_a_flag_is_shown_as_a_flag(readme, home):
@@ -212,8 +259,13 @@ def test_dry_run_does_nothing(target, tmp_path):
     for name in ("Makefile", "META.json", "extension", "sql", "plpython", "loader", "tests"):
         (checkout / name).symlink_to(ROOT / name)
     before = sorted(path.name for path in checkout.iterdir())
-    subprocess.run(["make", "-n", target, "MODEL=x"], cwd=checkout, env=environment(tmp_path),
-                   check=True, capture_output=True)
+    subprocess.run(
+        ["make", "-n", target, "MODEL=x"],
+        cwd=checkout,
+        env=environment(tmp_path),
+        check=True,
+        capture_output=True,
+    )
     assert sorted(path.name for path in checkout.iterdir()) == before
 
 
@@ -223,9 +275,13 @@ def test_dry_run_does_nothing(target, tmp_path):
 def test_server_without_plpython(tmp_path):
     """A server that has no PL/Python, and that apt does not manage, does for all but
     gpt2_plpython3u."""
+
     def asked(option: str) -> Path:
-        return Path(subprocess.run([os.environ["PG_CONFIG"], option], check=True, text=True,
-                                   capture_output=True).stdout.strip())
+        return Path(
+            subprocess.run(
+                [os.environ["PG_CONFIG"], option], check=True, text=True, capture_output=True
+            ).stdout.strip()
+        )
 
     # PostgreSQL finds its files from where its programs lie
     server = tmp_path / "server"
@@ -240,8 +296,12 @@ def test_server_without_plpython(tmp_path):
             else:
                 (copy / path.name).symlink_to(path)
     pg_config = server / asked("--bindir").relative_to("/") / "pg_config"
-    made = subprocess.run([ROOT / "extension/setup/packages"], capture_output=True, text=True,
-                          env=environment(tmp_path) | {"PG_CONFIG": str(pg_config)})
+    made = subprocess.run(
+        [ROOT / "extension/setup/packages"],
+        capture_output=True,
+        text=True,
+        env=environment(tmp_path) | {"PG_CONFIG": str(pg_config)},
+    )
     assert made.returncode == 0, made.stderr
     assert "going on without postgresql-plpython3-" in made.stderr
     assert "gpt2_plpython3u" in made.stderr
@@ -256,18 +316,25 @@ def test_stop_where_nobody_reaps(readme, home):
         pytest.skip("needs a PID namespace")  # in a chroot there is none: tests/bare/run
     checkout, _ = readme
     # in the new namespace PID 1 is a process that never reaps
-    shell = ("import os, subprocess, sys, time\n"
-             "if os.fork() == 0:\n"
-             "    code = subprocess.call(['sh', '-ec', sys.argv[1]])\n"
-             "    open(sys.argv[2], 'w').write(str(code)); time.sleep(600)\n"
-             "while not os.path.exists(sys.argv[2]) or not open(sys.argv[2]).read():\n"
-             "    time.sleep(0.1)\n"
-             "sys.exit(int(open(sys.argv[2]).read()))")
+    shell = (
+        "import os, subprocess, sys, time\n"
+        "if os.fork() == 0:\n"
+        "    code = subprocess.call(['sh', '-ec', sys.argv[1]])\n"
+        "    open(sys.argv[2], 'w').write(str(code)); time.sleep(600)\n"
+        "while not os.path.exists(sys.argv[2]) or not open(sys.argv[2]).read():\n"
+        "    time.sleep(0.1)\n"
+        "sys.exit(int(open(sys.argv[2]).read()))"
+    )
     code = home / "code"
     subprocess.run(["make", "stop"], cwd=checkout, env=environment(home), check=True)
     stopped = subprocess.run(
         [*unshare, sys.executable, "-c", shell, "make server && make stop", str(code)],
-        cwd=checkout, env=environment(home), capture_output=True, text=True, timeout=50)
+        cwd=checkout,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
     assert stopped.returncode == 0, stopped.stderr
     assert "cluster: stopping" in stopped.stderr
 
@@ -281,8 +348,21 @@ def test_pgxn_load(new_database, tmp_path):
         connection.execute("CREATE EXTENSION vector")
         # not by its commands, scripts that cannot run from a path with a space
         loaded = subprocess.run(
-            [sys.executable, "-c", "import sys, pgxnclient.cli as c; c.main(sys.argv[1:])",
-             "load", "--yes", "--pg_config", os.environ["PG_CONFIG"], "--dbname", uri,
-             f"{tmp_path}/", "gpt2"], capture_output=True, text=True)
+            [
+                sys.executable,
+                "-c",
+                "import sys, pgxnclient.cli as c; c.main(sys.argv[1:])",
+                "load",
+                "--yes",
+                "--pg_config",
+                os.environ["PG_CONFIG"],
+                "--dbname",
+                uri,
+                f"{tmp_path}/",
+                "gpt2",
+            ],
+            capture_output=True,
+            text=True,
+        )
         assert loaded.returncode == 0, loaded.stderr
         assert one(connection, "SELECT count(*) FROM gpt2_models()") == 0

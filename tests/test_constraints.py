@@ -10,8 +10,9 @@ from psycopg import errors
 from test_generation import rows, tokenize
 
 N_TOKEN = 299  # of shape one_block: 256 bytes and the first 43 merges; then <|endoftext|>
-SETTINGS = settings(deadline=None, derandomize=True, database=None,
-                    suppress_health_check=list(HealthCheck))
+SETTINGS = settings(
+    deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 
 
 def complete(conn: psycopg.Connection, **options) -> tuple:
@@ -26,37 +27,77 @@ CHOICES = st.one_of(
     st.lists(st.one_of(SHORT, st.none()), max_size=6),
     st.lists(TEXT, max_size=3),
     # many that begin alike, some the beginning of others
-    st.builds(lambda start, ends: [start, *(start + end for end in ends)],
-              SHORT, st.lists(SHORT, max_size=4)))
-ATOMS = st.sampled_from(["a", "th", " ", r"\d", "[a-e]", "[^a-z]", r"\w", ".", "é", "[а-я]", r"\.",
-                         "(?:in|on)", "(a|bc)", "((the)?)", "[[:upper:]]"])
+    st.builds(
+        lambda start, ends: [start, *(start + end for end in ends)],
+        SHORT,
+        st.lists(SHORT, max_size=4),
+    ),
+)
+ATOMS = st.sampled_from(
+    [
+        "a",
+        "th",
+        " ",
+        r"\d",
+        "[a-e]",
+        "[^a-z]",
+        r"\w",
+        ".",
+        "é",
+        "[а-я]",
+        r"\.",
+        "(?:in|on)",
+        "(a|bc)",
+        "((the)?)",
+        "[[:upper:]]",
+    ]
+)
 PIECES = st.builds("{}{}".format, ATOMS, st.sampled_from(["", "", "*", "+", "?", "{2}", "{1,3}"]))
 PATTERNS = st.one_of(
     st.lists(PIECES, min_size=1, max_size=4).map("".join),
-    st.lists(st.lists(PIECES, max_size=2).map("".join), min_size=2, max_size=3).map("|".join))
+    st.lists(st.lists(PIECES, max_size=2).map("".join), min_size=2, max_size=3).map("|".join),
+)
 TOKENS = st.lists(st.one_of(st.integers(0, N_TOKEN - 1), st.none()), max_size=40)
 
 
-@given(choices=st.one_of(st.none(), CHOICES), pattern=st.one_of(st.none(), PATTERNS),
-       allowed=st.one_of(st.none(), st.none(), TOKENS), banned=st.one_of(st.none(), TOKENS),
-       stop=st.one_of(st.none(), st.none(), st.just(["a"]), st.just(["in", "é"])),
-       max_tokens=st.integers(0, 12), temperature=st.sampled_from([0, 1, 3]),
-       seed=st.integers(0, 2**40), min_tokens=st.integers(0, 3))
+@given(
+    choices=st.one_of(st.none(), CHOICES),
+    pattern=st.one_of(st.none(), PATTERNS),
+    allowed=st.one_of(st.none(), st.none(), TOKENS),
+    banned=st.one_of(st.none(), TOKENS),
+    stop=st.one_of(st.none(), st.none(), st.just(["a"]), st.just(["in", "é"])),
+    max_tokens=st.integers(0, 12),
+    temperature=st.sampled_from([0, 1, 3]),
+    seed=st.integers(0, 2**40),
+    min_tokens=st.integers(0, 3),
+)
 @settings(SETTINGS, max_examples=500)
-def test_any_constraint(shapes, choices, pattern, allowed, banned, stop, max_tokens, temperature,
-                        seed, min_tokens):
+def test_any_constraint(
+    shapes, choices, pattern, allowed, banned, stop, max_tokens, temperature, seed, min_tokens
+):
     text, reason, tokens = complete(
-        shapes, prompt="the", choices=choices, pattern=pattern, allowed_tokens=allowed,
-        banned_tokens=banned, stop=stop, max_tokens=max_tokens, temperature=float(temperature),
-        seed=seed, min_tokens=min_tokens, model="one_block")
+        shapes,
+        prompt="the",
+        choices=choices,
+        pattern=pattern,
+        allowed_tokens=allowed,
+        banned_tokens=banned,
+        stop=stop,
+        max_tokens=max_tokens,
+        temperature=float(temperature),
+        seed=seed,
+        min_tokens=min_tokens,
+        model="one_block",
+    )
     assert (text is None) == (tokens is None) == (reason == "constraint")
     if text is None:
         return
     if choices is not None:
         assert text in choices
     if pattern is not None:
-        assert shapes.execute("SELECT %s ~ ('^(?:' || %s || ')$')",
-                              [text, pattern]).fetchone() == (True,)
+        assert shapes.execute("SELECT %s ~ ('^(?:' || %s || ')$')", [text, pattern]).fetchone() == (
+            True,
+        )
     if allowed is not None:
         assert set(tokens) <= set(allowed)
     assert not set(tokens) & set(banned or [])
@@ -64,23 +105,43 @@ def test_any_constraint(shapes, choices, pattern, allowed, banned, stop, max_tok
     assert len(tokens) <= max_tokens
 
 
-@given(choices=CHOICES.filter(lambda c: any(t is not None for t in c)),
-       temperature=st.sampled_from([0.0, 1.0, 5.0]), seed=st.integers(0, 2**40))
+@given(
+    choices=CHOICES.filter(lambda c: any(t is not None for t in c)),
+    temperature=st.sampled_from([0.0, 1.0, 5.0]),
+    seed=st.integers(0, 2**40),
+)
 @settings(SETTINGS, max_examples=60)
 def test_choices_are_never_missed(shapes, choices, temperature, seed):
     """Where there is room for each of them, one is made: every byte is a token."""
-    text, reason, _ = complete(shapes, prompt="", choices=choices, temperature=temperature,
-                               seed=seed, max_tokens=60, model="one_block")
+    text, reason, _ = complete(
+        shapes,
+        prompt="",
+        choices=choices,
+        temperature=temperature,
+        seed=seed,
+        max_tokens=60,
+        model="one_block",
+    )
     assert text in choices and reason == "stop"
 
 
-@given(pattern=st.lists(st.builds("{}{}".format, ATOMS, st.sampled_from(["", "?", "{2}"])),
-                        min_size=1, max_size=5).map("".join),
-       seed=st.integers(0, 2**40))
+@given(
+    pattern=st.lists(
+        st.builds("{}{}".format, ATOMS, st.sampled_from(["", "?", "{2}"])), min_size=1, max_size=5
+    ).map("".join),
+    seed=st.integers(0, 2**40),
+)
 @settings(SETTINGS, max_examples=60)
 def test_patterns_are_never_missed(shapes, pattern, seed):
-    text, reason, _ = complete(shapes, prompt="", pattern=pattern, temperature=2.0, seed=seed,
-                               max_tokens=80, model="one_block")
+    text, reason, _ = complete(
+        shapes,
+        prompt="",
+        pattern=pattern,
+        temperature=2.0,
+        seed=seed,
+        max_tokens=80,
+        model="one_block",
+    )
     assert reason == "stop"
     assert shapes.execute("SELECT %s ~ ('^(?:' || %s || ')$')", [text, pattern]).fetchone()[0]
 
@@ -94,21 +155,30 @@ def test_the_likeliest_of_the_choices(demo):
     assert complete(demo, prompt="CREATE", choices=choices)[0] == " TABLE"
     assert complete(demo, prompt="CREATE", choices=choices[1:], max_tokens=8)[0] in choices[1:]
     assert complete(demo, prompt="CREATE", choices=choices, logit_bias='{" T": false}')[0] in (
-        " INDEX", " VIEW")
+        " INDEX",
+        " VIEW",
+    )
 
 
 def test_every_choice_can_be_drawn(demo):
     choices = [" TABLE", " INDEX", " VIEW"]
-    drawn = rows(demo, "gpt2_complete", "text", prompt="CREATE", n=40, seed=1, temperature=2.0,
-                 choices=choices)
-    assert {text for text, in drawn} == set(choices)
+    drawn = rows(
+        demo,
+        "gpt2_complete",
+        "text",
+        prompt="CREATE",
+        n=40,
+        seed=1,
+        temperature=2.0,
+        choices=choices,
+    )
+    assert {text for (text,) in drawn} == set(choices)
 
 
 def test_a_number_ends_where_the_model_goes_on(demo):
     """'+' could go on; the model would rather say something else, and so the completion ends."""
     prompt = "The default value is"
-    stream = rows(demo, "gpt2_stream", "token, text, finish_reason", prompt=prompt,
-                  pattern=r" \d+")
+    stream = rows(demo, "gpt2_stream", "token, text, finish_reason", prompt=prompt, pattern=r" \d+")
     assert stream[-1][0] is None and stream[-1][2] == "stop"
     text = stream[-1][1]
     assert text.strip().isdigit() and len(text) < 8
@@ -123,14 +193,14 @@ def test_pattern_and_choices(demo):
     """Both: those of the choices that match."""
     choices = [" TABLE", " INDEX", " VIEW"]
     assert complete(demo, prompt="CREATE", choices=choices, pattern=" [IV].*")[0] in choices[1:]
-    assert complete(demo, prompt="CREATE", choices=choices, pattern="x")[:2] == (
-        None, "constraint")
+    assert complete(demo, prompt="CREATE", choices=choices, pattern="x")[:2] == (None, "constraint")
 
 
 def test_no_constraint_by_null(demo):
     plain = complete(demo)
-    assert complete(demo, choices=None, pattern=None, allowed_tokens=None,
-                    banned_tokens=None) == plain
+    assert (
+        complete(demo, choices=None, pattern=None, allowed_tokens=None, banned_tokens=None) == plain
+    )
 
 
 def test_length_before_a_match(demo):
@@ -146,7 +216,7 @@ def test_case_insensitive_pattern(demo):
 
 def test_banned_and_allowed_tokens(demo):
     plain = complete(demo, max_tokens=6)[2]
-    for i, token in enumerate(plain):
+    for _i, token in enumerate(plain):
         assert token not in complete(demo, max_tokens=6, banned_tokens=[token])[2]
     allowed = tokenize(demo, " the table of an index")
     assert set(complete(demo, max_tokens=9, allowed_tokens=allowed)[2]) <= set(allowed)
@@ -166,24 +236,29 @@ def test_row_level_security(demo_dsn):
         for role, words in (("ann", {" TABLE"}), ("bob", {" INDEX", " VIEW"}), ("eve", {None})):
             conn.execute(f"SET ROLE gpt2_test_{role}")
             drawn = conn.execute("""
-                SELECT text FROM gpt2_complete('CREATE', 20, temperature => 2, seed => 1,
+                SELECT text FROM gpt2_complete('CREATE', n => 20, temperature => 2, seed => 1,
+                                               echo => false,
                                                choices => ARRAY(SELECT word FROM word))""")
-            assert {text for text, in drawn} == words
+            assert {text for (text,) in drawn} == words
         conn.rollback()
 
 
 # ---- Bad input
 
 
-@pytest.mark.parametrize("options, error, message", [
-    ({"stop": ["x", ""]}, errors.InvalidParameterValue, "stop has an empty text"),
-    ({"max_tokens": -1}, errors.InvalidParameterValue, "max_tokens must be 0 or more"),
-    ({"pattern": "("}, errors.InvalidRegularExpression, None),
-    ({"pattern": "(", "choices": ["x"]}, errors.InvalidRegularExpression, None),
-    ({"pattern": r"(a)\1"}, errors.FeatureNotSupported, None),
-    ({"pattern": "(?=a)a"}, errors.FeatureNotSupported, None),
-    ({"allowed_tokens": [8192]}, errors.InvalidParameterValue, None),
-    ({"banned_tokens": [-1]}, errors.InvalidParameterValue, None)])
+@pytest.mark.parametrize(
+    "options, error, message",
+    [
+        ({"stop": ["x", ""]}, errors.InvalidParameterValue, "stop has an empty text"),
+        ({"max_tokens": -1}, errors.InvalidParameterValue, "max_tokens must be 0 or more"),
+        ({"pattern": "("}, errors.InvalidRegularExpression, None),
+        ({"pattern": "(", "choices": ["x"]}, errors.InvalidRegularExpression, None),
+        ({"pattern": r"(a)\1"}, errors.FeatureNotSupported, None),
+        ({"pattern": "(?=a)a"}, errors.FeatureNotSupported, None),
+        ({"allowed_tokens": [8192]}, errors.InvalidParameterValue, None),
+        ({"banned_tokens": [-1]}, errors.InvalidParameterValue, None),
+    ],
+)
 @pytest.mark.parametrize("function", ["gpt2_generate", "gpt2_stream", "gpt2_complete"])
 def test_bad_input(demo, function, options, error, message):
     with pytest.raises(error) as info:

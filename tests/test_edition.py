@@ -55,8 +55,11 @@ def uri(new_database, checkpoint) -> str:
         connection.execute("CREATE EXTENSION gpt2 CASCADE")
         for name, precision in (("full", "float32"), ("half", "float16"), ("other", "float32")):
             load_model(dsn, checkpoint, name, "--precision", precision)
-        for base, name in (("full", "variant"), ("half", "half_variant"),
-                           ("other", "other_variant")):
+        for base, name in (
+            ("full", "variant"),
+            ("half", "half_variant"),
+            ("other", "other_variant"),
+        ):
             connection.execute("SELECT gpt2_create_variant(%s, %s)", [name, base])
             for view in VIEWS:
                 edit(connection, view, name)
@@ -74,9 +77,12 @@ def tx(uri: str) -> Iterator[psycopg.Connection]:
 def edit(conn: psycopg.Connection, view: str, name: str, where: str | None = None) -> int:
     """Doubles a row of a view or table, or more."""
     column, row = VIEWS[view]
-    return conn.execute(f"UPDATE gpt2.{view.split()[0]} SET {column} = {column} + {column} + "
-                        f"{'1' if view == 'linear bias' else column} "
-                        f"WHERE model = %s AND {where or row}", [number(conn, name)]).rowcount
+    return conn.execute(
+        f"UPDATE gpt2.{view.split()[0]} SET {column} = {column} + {column} + "
+        f"{'1' if view == 'linear bias' else column} "
+        f"WHERE model = %s AND {where or row}",
+        [number(conn, name)],
+    ).rowcount
 
 
 def editions(conn: psycopg.Connection) -> dict[str, list[int]]:
@@ -129,8 +135,9 @@ def test_first_update_of_a_variant(tx, view):
 def test_update_of_a_table(tx, name, table):
     for _ in range(2):
         before = editions(tx)
-        tx.execute(f"UPDATE gpt2.{table} AS t SET {CHANGES[table]} WHERE model = %s",
-                   [number(tx, name)])
+        tx.execute(
+            f"UPDATE gpt2.{table} AS t SET {CHANGES[table]} WHERE model = %s", [number(tx, name)]
+        )
         assert moved(tx, before) == affected(name)
 
 
@@ -139,13 +146,22 @@ def test_update_of_a_table(tx, name, table):
 def test_delete_and_insert(tx, name, table):
     """As a variant's row is given back to its base, or copied from another variant."""
     columns, model = TABLES[table], number(tx, name)
-    tx.execute(f"CREATE TEMP TABLE kept ON COMMIT DROP AS SELECT * FROM gpt2.{table} "
-               f"WHERE model = {model} LIMIT 1")
-    key = " AND ".join(f"p.{column} = k.{column}" for column in columns.split(", ")
-                       if column not in ("weight", "half", "bias"))
+    tx.execute(
+        f"CREATE TEMP TABLE kept ON COMMIT DROP AS SELECT * FROM gpt2.{table} "
+        f"WHERE model = {model} LIMIT 1"
+    )
+    key = " AND ".join(
+        f"p.{column} = k.{column}"
+        for column in columns.split(", ")
+        if column not in ("weight", "half", "bias")
+    )
     before = editions(tx)
-    assert tx.execute(f"DELETE FROM gpt2.{table} AS p USING kept AS k "
-                      f"WHERE p.model = {model} AND {key}").rowcount == 1
+    assert (
+        tx.execute(
+            f"DELETE FROM gpt2.{table} AS p USING kept AS k WHERE p.model = {model} AND {key}"
+        ).rowcount
+        == 1
+    )
     assert moved(tx, before) == affected(name)
     between = editions(tx)
     tx.execute(f"INSERT INTO gpt2.{table} (model, {columns}) SELECT model, {columns} FROM kept")
@@ -161,8 +177,10 @@ def test_delete_and_insert(tx, name, table):
 def test_an_incomplete_model_computes_nothing(tx, table):
     """Hence an INSERT into a full model, which is not noticed, cannot change what it computes."""
     where = {"wpe": '"position" = 0', "matrix_page": "layer = 'wte' AND page = 1"}
-    tx.execute(f"DELETE FROM gpt2.{table} WHERE model = %s AND {where.get(table, 'block = 1')}",
-               [number(tx, "full")])
+    tx.execute(
+        f"DELETE FROM gpt2.{table} WHERE model = %s AND {where.get(table, 'block = 1')}",
+        [number(tx, "full")],
+    )
     with pytest.raises(psycopg.DataError):
         tx.execute("SELECT * FROM gpt2_next_token('A', model => 'full')")
 
@@ -170,8 +188,10 @@ def test_an_incomplete_model_computes_nothing(tx, table):
 def test_a_page_moved_to_another_model(tx):
     tx.execute("SELECT gpt2_create_variant('new', 'full')")
     before = editions(tx)
-    tx.execute("UPDATE gpt2.matrix_page SET model = %s WHERE model = %s",
-               [number(tx, "new"), number(tx, "variant")])
+    tx.execute(
+        "UPDATE gpt2.matrix_page SET model = %s WHERE model = %s",
+        [number(tx, "new"), number(tx, "variant")],
+    )
     assert moved(tx, before) == {"new", "variant"}
     assert editions(tx)["new"][0] != before["new"][0]
 
@@ -188,23 +208,30 @@ def test_upsert(tx, table):
     columns = TABLES[table]
     key = [c for c in columns.split(", ") if c not in ("weight", "half", "bias")]
     before = editions(tx)
-    tx.execute(f"""INSERT INTO gpt2.{table} AS t (model, {columns})
+    tx.execute(
+        f"""INSERT INTO gpt2.{table} AS t (model, {columns})
                    SELECT * FROM (SELECT model, {columns} FROM gpt2.{table} WHERE model = %s) AS p
-                   ON CONFLICT (model, {', '.join(key)}) DO UPDATE SET {CHANGES[table]}
-                   """, [number(tx, "variant")])
+                   ON CONFLICT (model, {", ".join(key)}) DO UPDATE SET {CHANGES[table]}
+                   """,
+        [number(tx, "variant")],
+    )
     assert moved(tx, before) == {"variant"}
 
 
 def test_several_models_in_one_statement(tx):
     before = editions(tx)
-    tx.execute("UPDATE gpt2.wpe SET weight = weight + weight WHERE \"position\" < 3 "
-               "AND model IN (%s, %s)", [number(tx, "full"), number(tx, "half_variant")])
+    tx.execute(
+        'UPDATE gpt2.wpe SET weight = weight + weight WHERE "position" < 3 AND model IN (%s, %s)',
+        [number(tx, "full"), number(tx, "half_variant")],
+    )
     assert moved(tx, before) == {"full", "variant", "half_variant"}
     before = editions(tx)
-    tx.execute("WITH a AS (DELETE FROM gpt2.wpe WHERE model = %s), "
-               "b AS (UPDATE gpt2.bias SET bias = bias + bias WHERE model = %s) "
-               "UPDATE gpt2.wte SET weight = weight + weight WHERE model = %s AND token = 1",
-               [number(tx, name) for name in ("variant", "half_variant", "half")])
+    tx.execute(
+        "WITH a AS (DELETE FROM gpt2.wpe WHERE model = %s), "
+        "b AS (UPDATE gpt2.bias SET bias = bias + bias WHERE model = %s) "
+        "UPDATE gpt2.wte SET weight = weight + weight WHERE model = %s AND token = 1",
+        [number(tx, name) for name in ("variant", "half_variant", "half")],
+    )
     assert moved(tx, before) == {"variant", "half", "half_variant"}
 
 
@@ -217,7 +244,7 @@ def test_in_a_trigger_of_somebody_else(tx):
         BEGIN
             CASE new.what
                 WHEN 'table' THEN
-                    UPDATE gpt2.matrix_page AS t SET {CHANGES['matrix_page']} WHERE model = m;
+                    UPDATE gpt2.matrix_page AS t SET {CHANGES["matrix_page"]} WHERE model = m;
                 WHEN 'view' THEN
                     UPDATE gpt2.wte SET weight = weight + weight WHERE model = m AND token < 9;
                 WHEN 'delete' THEN DELETE FROM gpt2.bias WHERE model = m;
@@ -241,13 +268,17 @@ def test_while_a_statement_edits(tx):
             RETURN x + x;
         END $$""")
     before = editions(tx)["variant"]
-    for statement in ("UPDATE gpt2.wte SET weight = look(weight) WHERE token < 3",
-                      'UPDATE gpt2.wpe SET weight = look(weight) WHERE "position" < 3'):
+    for statement in (
+        "UPDATE gpt2.wte SET weight = look(weight) WHERE token < 3",
+        'UPDATE gpt2.wpe SET weight = look(weight) WHERE "position" < 3',
+    ):
         tx.execute("DELETE FROM seen")
         tx.execute(f"{statement} AND model = %s", [number(tx, "variant")])
         assert one(tx, "SELECT count(*) FROM seen") > 0
-        assert one(tx, "SELECT bool_or(edition = %s::bigint[]) FROM seen",
-                   editions(tx)["variant"]) is False
+        assert (
+            one(tx, "SELECT bool_or(edition = %s::bigint[]) FROM seen", editions(tx)["variant"])
+            is False
+        )
         assert editions(tx)["variant"] != before
         before = editions(tx)["variant"]
 
@@ -256,11 +287,15 @@ def test_one_version_a_statement(tx):
     """However many rows: the row in gpt2.model is not written for each."""
     query = "SELECT n_tup_upd FROM pg_stat_xact_user_tables WHERE relid = 'gpt2.model'::regclass"
     for statement, at_least in (
-            ("UPDATE gpt2.linear SET weight = weight + weight, bias = bias + 1 "
-             "WHERE slice = 0 AND model = %s", 300),
-            ("UPDATE gpt2.wpe SET weight = weight + weight WHERE model = %s", 100),
-            (f"UPDATE gpt2.matrix_page AS t SET {CHANGES['matrix_page']} WHERE model = %s", 30),
-            ("DELETE FROM gpt2.matrix_page WHERE model = %s", 30)):
+        (
+            "UPDATE gpt2.linear SET weight = weight + weight, bias = bias + 1 "
+            "WHERE slice = 0 AND model = %s",
+            300,
+        ),
+        ("UPDATE gpt2.wpe SET weight = weight + weight WHERE model = %s", 100),
+        (f"UPDATE gpt2.matrix_page AS t SET {CHANGES['matrix_page']} WHERE model = %s", 30),
+        ("DELETE FROM gpt2.matrix_page WHERE model = %s", 30),
+    ):
         before = one(tx, query)
         assert tx.execute(statement, [number(tx, "half_variant")]).rowcount >= at_least
         assert one(tx, query) - before == 2
@@ -269,19 +304,28 @@ def test_one_version_a_statement(tx):
 # ---- What does not
 
 
-@pytest.mark.parametrize("query", [
-    "SELECT gpt2_generate('The', 2, model => 'variant')",
-    "SELECT * FROM gpt2_next_token('The', model => 'full')",
-    "SELECT count(*) FROM gpt2_model_diff('full', 'variant')", "SELECT gpt2_prewarm('variant')",
-    "SELECT gpt2_default_model('variant')", "SELECT count(*) FROM gpt2_models()",
-    "SELECT count(*) FROM gpt2.linear", "ANALYZE gpt2.matrix_page",
-    "UPDATE gpt2.wpe SET weight = weight", "UPDATE gpt2.linear SET weight = weight, bias = bias",
-    "UPDATE gpt2.matrix_page SET weight = weight, half = half",
-    "UPDATE gpt2.matrix_page SET weight = weight WHERE false",
-    "DELETE FROM gpt2.matrix_page WHERE model = -1", "UPDATE gpt2.model SET source = 'x'",
-    "SELECT gpt2_create_variant('new', 'variant')", "SELECT gpt2_average('new', 'full', 'variant')",
-    "SELECT gpt2_drop_model('other_variant')",
-])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT gpt2_generate('The', 2, model => 'variant')",
+        "SELECT * FROM gpt2_next_token('The', model => 'full')",
+        "SELECT count(*) FROM gpt2_model_diff('full', 'variant')",
+        "SELECT gpt2_prewarm('variant')",
+        "SELECT gpt2_default_model('variant')",
+        "SELECT count(*) FROM gpt2_models()",
+        "SELECT count(*) FROM gpt2.linear",
+        "ANALYZE gpt2.matrix_page",
+        "UPDATE gpt2.wpe SET weight = weight",
+        "UPDATE gpt2.linear SET weight = weight, bias = bias",
+        "UPDATE gpt2.matrix_page SET weight = weight, half = half",
+        "UPDATE gpt2.matrix_page SET weight = weight WHERE false",
+        "DELETE FROM gpt2.matrix_page WHERE model = -1",
+        "UPDATE gpt2.model SET source = 'x'",
+        "SELECT gpt2_create_variant('new', 'variant')",
+        "SELECT gpt2_average('new', 'full', 'variant')",
+        "SELECT gpt2_drop_model('other_variant')",
+    ],
+)
 def test_unmoved(tx, query):
     before = editions(tx)
     tx.execute(query)
@@ -305,8 +349,11 @@ def test_failed(tx):
     before = editions(tx)
     tx.execute("SAVEPOINT a")
     with pytest.raises(errors.InvalidParameterValue):
-        tx.execute("""UPDATE gpt2.wpe SET weight = CASE WHEN "position" < 5 THEN weight + weight END
-                      WHERE model = %s""", [number(tx, "full")])
+        tx.execute(
+            """UPDATE gpt2.wpe SET weight = CASE WHEN "position" < 5 THEN weight + weight END
+                      WHERE model = %s""",
+            [number(tx, "full")],
+        )
     tx.execute("ROLLBACK TO a")
     assert editions(tx) == before
     edit(tx, "wpe", "full")
@@ -333,8 +380,9 @@ def test_no_number_comes_back(new_database, checkpoint):
         conn.execute("CREATE EXTENSION gpt2 CASCADE")
 
         def note() -> None:
-            seen.append(conn.execute("SELECT model, edition FROM gpt2.model WHERE name = 'm'"
-                                     ).fetchone())
+            seen.append(
+                conn.execute("SELECT model, edition FROM gpt2.model WHERE name = 'm'").fetchone()
+            )
 
         load_model(dsn, checkpoint, "m")
         note()
@@ -370,25 +418,44 @@ def test_the_setting_of_a_drop_hides_no_edit(tx):
     assert moved(tx, before) == {"variant"}
     tx.execute("SELECT gpt2_drop_model('variant')")
     before = editions(tx)
-    tx.execute("DELETE FROM gpt2.wpe WHERE model = %s AND \"position\" = 3",
-               [number(tx, "full")])
+    tx.execute('DELETE FROM gpt2.wpe WHERE model = %s AND "position" = 3', [number(tx, "full")])
     assert moved(tx, before) == {"full"}
 
 
-@pytest.mark.parametrize("options", [[], ["--jobs=4"], ["plain"], ["--inserts"]],
-                         ids=["one job", "four jobs", "psql", "INSERT"])
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--jobs=4"], ["plain"], ["--inserts"]],
+    ids=["one job", "four jobs", "psql", "INSERT"],
+)
 def test_dump_and_restore(uri, new_database, tmp_path, options):
     """A model keeps its edition, and new ones are new."""
     target = new_database()
     if options in ([], ["--jobs=4"]):
         subprocess.run(["pg_dump", "--format=custom", f"--file={tmp_path}/dump", uri], check=True)
-        subprocess.run(["pg_restore", "--exit-on-error", f"--dbname={target}", *options,
-                        f"{tmp_path}/dump"], check=True)
+        subprocess.run(
+            ["pg_restore", "--exit-on-error", f"--dbname={target}", *options, f"{tmp_path}/dump"],
+            check=True,
+        )
     else:
-        subprocess.run(["pg_dump", f"--file={tmp_path}/dump", *options[:options != ["plain"]], uri],
-                       check=True)
-        subprocess.run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-o", "/dev/null",
-                        "-f", f"{tmp_path}/dump", target], check=True)
+        subprocess.run(
+            ["pg_dump", f"--file={tmp_path}/dump", *options[: options != ["plain"]], uri],
+            check=True,
+        )
+        subprocess.run(
+            [
+                "psql",
+                "-X",
+                "-q",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-o",
+                "/dev/null",
+                "-f",
+                f"{tmp_path}/dump",
+                target,
+            ],
+            check=True,
+        )
     with psycopg.connect(uri) as source, psycopg.connect(target) as other:
         before = editions(source)
         last = one(source, "SELECT last_value FROM gpt2.model_edition_seq")
@@ -415,7 +482,8 @@ def test_two_sessions(new_database, checkpoint):
             assert editions(admin) == before != editions(first)
             changed: list[int] = []
             thread = threading.Thread(
-                target=lambda: changed.append(edit(second, "wpe", "full", '"position" = 9')))
+                target=lambda: changed.append(edit(second, "wpe", "full", '"position" = 9'))
+            )
             thread.start()
             while not one(admin, """SELECT count(*) FROM pg_locks WHERE NOT granted"""):
                 assert thread.is_alive()
@@ -431,8 +499,9 @@ def test_two_sessions(new_database, checkpoint):
 def test_a_role_with_the_tables_alone(tx):
     """The sequence needs no grant of its own."""
     tx.execute("CREATE ROLE gpt2_test_editor")
-    tx.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA gpt2 "
-               "TO gpt2_test_editor")
+    tx.execute(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA gpt2 TO gpt2_test_editor"
+    )
     tx.execute("SET ROLE gpt2_test_editor")
     before = editions(tx)
     edit(tx, "linear", "variant")

@@ -37,21 +37,62 @@ FUNCTIONS = """
 """
 
 READERS = {
-    "gpt2_tokenize", "gpt2_tokens", "gpt2_bpe", "gpt2_detokenize", "gpt2_embeddings", "gpt2_block",
-    "gpt2_forward", "gpt2_next_token", "gpt2_generate", "gpt2_stream", "gpt2_complete",
-    "gpt2_beam", "gpt2_beam_search", "gpt2_prefix", "gpt2_models", "gpt2_prewarm",
-    "gpt2_hooks", "gpt2_trace", "gpt2_attention", "gpt2_head_summary", "gpt2_logit_lens",
-    "gpt2_direct_logit_attribution", "gpt2_neurons", "gpt2_attention_svg", "gpt2_heads_svg",
-    "gpt2_lens_svg", "gpt2_surprisal_svg", "gpt2_report", "gpt2_attention_text",
-    "gpt2_surprisal_text", "gpt2_score", "gpt2_perplexity", "gpt2_choose", "gpt2_classify",
-    "gpt2_embed", "gpt2_similarity",
-    "gpt2_model_diff"}
+    "gpt2_tokenize",
+    "gpt2_tokens",
+    "gpt2_bpe",
+    "gpt2_detokenize",
+    "gpt2_embeddings",
+    "gpt2_block",
+    "gpt2_forward",
+    "gpt2_next_token",
+    "gpt2_generate",
+    "gpt2_stream",
+    "gpt2_complete",
+    "gpt2_beam",
+    "gpt2_beam_search",
+    "gpt2_prefix",
+    "gpt2_models",
+    "gpt2_prewarm",
+    "gpt2_hooks",
+    "gpt2_trace",
+    "gpt2_attention",
+    "gpt2_head_summary",
+    "gpt2_logit_lens",
+    "gpt2_direct_logit_attribution",
+    "gpt2_neurons",
+    "gpt2_attention_svg",
+    "gpt2_heads_svg",
+    "gpt2_lens_svg",
+    "gpt2_surprisal_svg",
+    "gpt2_report",
+    "gpt2_attention_text",
+    "gpt2_surprisal_text",
+    "gpt2_score",
+    "gpt2_perplexity",
+    "gpt2_choose",
+    "gpt2_classify",
+    "gpt2_embed",
+    "gpt2_similarity",
+    "gpt2_model_diff",
+}
 WRITERS = {"gpt2_default_model", "gpt2_drop_model", "gpt2_create_variant", "gpt2_average"}
 INTERNAL_WRITERS = {
-    "_delete_model", "_drop_model", "_drop_unused_tokenizers", "_add_tokenizer",
-    "_finish_tokenizer", "_add_model", "_finish_model", "_update_linear", "_update_token",
-    "_update_neuron", "_check_row", "_insert_mean",
-    "_begin_edit", "_end_edit", "_row_edited"}
+    "_delete_model",
+    "_drop_model",
+    "_drop_unused_tokenizers",
+    "_add_tokenizer",
+    "_finish_tokenizer",
+    "_add_model",
+    "_finish_model",
+    "_update_linear",
+    "_update_token",
+    "_update_neuron",
+    "_check_row",
+    "_insert_mean",
+    "_begin_edit",
+    "_end_edit",
+    "_row_edited",
+}
 
 
 def database(new_database, *models: str) -> str:
@@ -88,21 +129,32 @@ def test_drop_extension_leaves_nothing(new_database, model):
 
 def test_everything_belongs_to_the_extension(conn):
     """Nothing outside the schema but the public functions, nothing that is not a member."""
-    names = {name for (name,) in conn.execute(
-        """SELECT proname FROM pg_proc
-           WHERE proname ~ '^gpt2' AND pronamespace = 'public'::regnamespace""")}
+    names = {
+        name
+        for (name,) in conn.execute(
+            """SELECT proname FROM pg_proc
+           WHERE proname ~ '^gpt2' AND pronamespace = 'public'::regnamespace"""
+        )
+    }
     assert names == READERS | WRITERS
     for catalog, schema in (("pg_class", "relnamespace"), ("pg_proc", "pronamespace")):
-        assert conn.execute(f"""
+        assert (
+            conn.execute(f"""
             SELECT o.oid::text FROM {catalog} AS o WHERE {schema} = 'gpt2'::regnamespace
             AND NOT EXISTS (
                 SELECT FROM pg_depend AS d WHERE d.classid = '{catalog}'::regclass
-                AND d.objid = o.oid AND d.deptype IN ('e', 'i', 'a'))""").fetchall() == []
+                AND d.objid = o.oid AND d.deptype IN ('e', 'i', 'a'))""").fetchall()
+            == []
+        )
 
 
 def run_psql(uri: str, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *arguments, uri],
-                          capture_output=True, text=True, check=True)
+    return subprocess.run(
+        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *arguments, uri],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
 
 def objects(connection: psycopg.Connection) -> list[tuple]:
@@ -148,7 +200,8 @@ def test_plain_script(conn, new_database):
         load_model(uri, DEMO, "demo")
         assert connection.execute("SELECT gpt2_generate('PostgreSQL is', 2)").fetchone()
         assert connection.execute("SELECT gpt2_tokenize('PostgreSQL is great')").fetchone() == (
-            [6307, 70, 260, 50, 48, 43, 318, 1049],)
+            [6307, 70, 260, 50, 48, 43, 318, 1049],
+        )
 
 
 def test_other_schema(new_database):
@@ -164,17 +217,20 @@ def test_other_schema(new_database):
             connection.execute("SELECT set_config('search_path', %s, false)", (path,))
             text = connection.execute(f"SELECT {call}generate('PostgreSQL is', 3)").fetchone()[0]
             assert text == "PostgreSQL is not implemented in"[: len(text)] and len(text) > 14
-            for query in (f"SELECT * FROM {call}next_token('x')",
-                          f"SELECT * FROM {call}tokens('x')",
-                          f"SELECT * FROM {call}bpe('hello')",
-                          f"SELECT * FROM {call}score('a b')",
-                          f"SELECT {call}perplexity('a b')",
-                          f"SELECT {call}classify('a b', '{{a,b}}')",
-                          f"SELECT {call}similarity('a b', 'a')",
-                          f"SELECT {call}forward('{{1,2}}')",
-                          f"SELECT {call}block({call}embeddings('{{1,2}}'), 0)",
-                          f"SELECT {call}detokenize({call}tokenize('x'))",
-                          f"SELECT {call}default_model('demo')", f"SELECT * FROM {call}models()"):
+            for query in (
+                f"SELECT * FROM {call}next_token('x')",
+                f"SELECT * FROM {call}tokens('x')",
+                f"SELECT * FROM {call}bpe('hello')",
+                f"SELECT * FROM {call}score('a b')",
+                f"SELECT {call}perplexity('a b')",
+                f"SELECT {call}classify('a b', '{{a,b}}')",
+                f"SELECT {call}similarity('a b', 'a')",
+                f"SELECT {call}forward('{{1,2}}')",
+                f"SELECT {call}block({call}embeddings('{{1,2}}'), 0)",
+                f"SELECT {call}detokenize({call}tokenize('x'))",
+                f"SELECT {call}default_model('demo')",
+                f"SELECT * FROM {call}models()",
+            ):
                 assert connection.execute(query).fetchall()
         connection.execute(f"SELECT {call}drop_model('demo')")
 
@@ -183,19 +239,35 @@ def test_dump_and_restore(new_database, tmp_path):
     """pg_dump takes models along."""
     source = database(new_database, "demo", "second")
     target = new_database()
-    dump = subprocess.run(["pg_dump", "--format=custom", f"--file={tmp_path}/dump", source],
-                          capture_output=True, text=True)
+    dump = subprocess.run(
+        ["pg_dump", "--format=custom", f"--file={tmp_path}/dump", source],
+        capture_output=True,
+        text=True,
+    )
     assert dump.returncode == 0, dump.stderr
-    subprocess.run(["pg_restore", "--exit-on-error", f"--dbname={target}", f"{tmp_path}/dump"],
-                   capture_output=True, text=True, check=True)
+    subprocess.run(
+        ["pg_restore", "--exit-on-error", f"--dbname={target}", f"{tmp_path}/dump"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     with psycopg.connect(source) as one, psycopg.connect(target) as other:
         for query in [
             "SELECT * FROM gpt2.model ORDER BY model",
             "SELECT gpt2_generate('PostgreSQL is', 5)",
             "SELECT gpt2_generate('PostgreSQL is', 5, 1, seed => 4, model => 'second')",
-            *(f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM gpt2.{table} AS t"
-              for table in ("tokenizer", "token", "merge", "matrix_page", "bias",
-                            "layer_norm", "wpe")),
+            *(
+                f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM gpt2.{table} AS t"
+                for table in (
+                    "tokenizer",
+                    "token",
+                    "merge",
+                    "matrix_page",
+                    "bias",
+                    "layer_norm",
+                    "wpe",
+                )
+            ),
         ]:
             assert one.execute(query).fetchall() == other.execute(query).fetchall(), query
         # the next model gets a number of its own
@@ -232,9 +304,11 @@ def test_every_object_has_a_comment(conn):
 def test_comments_are_noun_phrases(conn):
     """Lower case, no full stop, on one line: as the server's own."""
     odd = [
-        row for row in conn.execute(f"""SELECT p.proname, obj_description(p.oid, 'pg_proc')
+        row
+        for row in conn.execute(f"""SELECT p.proname, obj_description(p.oid, 'pg_proc')
                                         FROM ({FUNCTIONS}) AS p""")
-        if row[1].endswith(".") or "\n" in row[1] or re.match(r"[A-Z][a-z]", row[1])]
+        if row[1].endswith(".") or "\n" in row[1] or re.match(r"[A-Z][a-z]", row[1])
+    ]
     # 'Gaussian' is a name
     assert [name for name, _ in odd if name != "_gelu"] == []
 
@@ -246,8 +320,14 @@ def test_volatility_and_parallel_safety(conn):
     writers = WRITERS | INTERNAL_WRITERS
     for name, volatility, parallel in rows:
         assert parallel == ("u" if name in writers else "s"), name
-        if name in writers | {"gpt2_generate", "gpt2_complete", "_stream", "_random_seed", "_raise",
-                              "_assert"}:
+        if name in writers | {
+            "gpt2_generate",
+            "gpt2_complete",
+            "_stream",
+            "_random_seed",
+            "_raise",
+            "_assert",
+        }:
             assert volatility == "v", name
         elif name in READERS:
             assert volatility == "s", name
@@ -258,43 +338,55 @@ def test_volatility_and_parallel_safety(conn):
 
 def test_parallel_safe_calls_only_safe(conn):
     """The server takes a function's word for it, and runs in a worker what may not run there."""
-    assert conn.execute(f"""
+    assert (
+        conn.execute(f"""
         SELECT DISTINCT p.proname, r.proname FROM ({FUNCTIONS}) AS p,
             regexp_matches(p.prosqlbody::text,
                            ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') AS match
         JOIN pg_proc AS r ON r.oid = match[1]::oid
-        WHERE p.proparallel = 's' AND r.proparallel <> 's'""").fetchall() == []
+        WHERE p.proparallel = 's' AND r.proparallel <> 's'""").fetchall()
+        == []
+    )
 
 
 def test_immutable_is_pure(conn):
     """An IMMUTABLE function reads no table and calls no function that is not immutable, but for
     error messages and for the conversions of encodings that the server has built in."""
-    functions = dict(conn.execute(f"""
+    functions = dict(
+        conn.execute(f"""
         SELECT proname, prosqlbody::text FROM ({FUNCTIONS}) AS p
-        WHERE prokind = 'f' AND provolatile = 'i' AND prosqlbody IS NOT NULL""").fetchall())
+        WHERE prokind = 'f' AND provolatile = 'i' AND prosqlbody IS NOT NULL""").fetchall()
+    )
     assert len(functions) > 8
     calls = conn.execute(
         """SELECT DISTINCT p.proname FROM unnest(%s::text[]) AS body,
                regexp_matches(body, ':(?:funcid|opfuncid|aggfnoid|winfnoid) (\\d+)', 'g') AS match
            JOIN pg_proc AS p ON p.oid = match[1]::oid WHERE p.provolatile <> 'i'""",
-        (list(functions.values()),)).fetchall()
+        (list(functions.values()),),
+    ).fetchall()
     assert {name for (name,) in calls} <= {"_assert", "format", "convert_from", "convert_to"}
     assert [name for name, body in functions.items() if ":relkind r" in body] == []
     # the tables of those that do read look like this
-    assert ":relkind r" in conn.execute(
-        "SELECT prosqlbody::text FROM pg_proc WHERE proname = '_chosen_model'").fetchone()[0]
+    assert (
+        ":relkind r"
+        in conn.execute(
+            "SELECT prosqlbody::text FROM pg_proc WHERE proname = '_chosen_model'"
+        ).fetchone()[0]
+    )
 
 
 def test_no_search_path_holes(conn):
     """A body is parsed when it is created (BEGIN ATOMIC), or pins its search_path."""
-    assert conn.execute(f"""
+    assert (
+        conn.execute(f"""
         SELECT p.oid::regprocedure::text FROM ({FUNCTIONS}) AS p
         WHERE p.prokind = 'f' AND p.prosqlbody IS NULL
           AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS c
                           WHERE c LIKE 'search_path=pg_catalog%')
-          AND p.proname <> '_erf'""").fetchall() == []
-    assert conn.execute(
-        f"SELECT proname FROM ({FUNCTIONS}) AS p WHERE prosecdef").fetchall() == []
+          AND p.proname <> '_erf'""").fetchall()
+        == []
+    )
+    assert conn.execute(f"SELECT proname FROM ({FUNCTIONS}) AS p WHERE prosecdef").fetchall() == []
 
 
 # ---- Who may do what
@@ -312,36 +404,65 @@ def nobody(demo_dsn) -> Iterator[psycopg.Connection]:
         connection.execute("DROP ROLE gpt2_test_nobody")
 
 
-@pytest.mark.parametrize("query", [
-    "SELECT gpt2_tokenize('Mississippilessly')", "SELECT gpt2_detokenize('{1}')",
-    "SELECT * FROM gpt2_tokens('a b')", "SELECT * FROM gpt2_bpe('hello')",
-    "SELECT gpt2_embeddings('{1}')", "SELECT gpt2_block(gpt2_embeddings('{1}'), 0)",
-    "SELECT gpt2_forward('{1}')", "SELECT * FROM gpt2_next_token('x')",
-    "SELECT gpt2_generate('x', 2, 1)", "SELECT * FROM gpt2_models()",
-    "SELECT count(*) FROM gpt2_model_diff('demo', 'demo')",
-    "SELECT * FROM gpt2_score('a b')", "SELECT gpt2_perplexity('a b')",
-    "SELECT * FROM gpt2_choose('x', '{a,b}')", "SELECT gpt2_classify('x', '{a,b}')",
-    "SELECT gpt2_embed('x')", "SELECT gpt2_similarity('x', 'y')",
-    *(f"SELECT count(*) FROM gpt2.{view}"
-      for view in ("linear", "wte", "lm_head", "bias", "wpe", "layer_norm"))])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT gpt2_tokenize('Mississippilessly')",
+        "SELECT gpt2_detokenize('{1}')",
+        "SELECT * FROM gpt2_tokens('a b')",
+        "SELECT * FROM gpt2_bpe('hello')",
+        "SELECT gpt2_embeddings('{1}')",
+        "SELECT gpt2_block(gpt2_embeddings('{1}'), 0)",
+        "SELECT gpt2_forward('{1}')",
+        "SELECT * FROM gpt2_next_token('x')",
+        "SELECT gpt2_generate('x', 2, 1)",
+        "SELECT * FROM gpt2_models()",
+        "SELECT count(*) FROM gpt2_model_diff('demo', 'demo')",
+        "SELECT * FROM gpt2_score('a b')",
+        "SELECT gpt2_perplexity('a b')",
+        "SELECT * FROM gpt2_choose('x', '{a,b}')",
+        "SELECT gpt2_classify('x', '{a,b}')",
+        "SELECT gpt2_embed('x')",
+        "SELECT gpt2_similarity('x', 'y')",
+        *(
+            f"SELECT count(*) FROM gpt2.{view}"
+            for view in ("linear", "wte", "lm_head", "bias", "wpe", "layer_norm")
+        ),
+    ],
+)
 def test_anybody_may_read(nobody, query):
     assert nobody.execute(query).fetchall()
 
 
-@pytest.mark.parametrize("query", [
-    "SELECT gpt2_drop_model('demo')", "SELECT gpt2_default_model('demo')",
-    "SELECT gpt2._drop_model('demo')", "SELECT gpt2._drop_unused_tokenizers()",
-    "SELECT gpt2._add_tokenizer('x', 256)", "SELECT gpt2._finish_tokenizer(1)",
-    "SELECT gpt2._add_model('x', to_jsonb(m)) FROM gpt2.model AS m",
-    "SELECT gpt2._add_model('demo', to_jsonb(m), replace => true) FROM gpt2.model AS m",
-    "DELETE FROM gpt2.matrix_page", "UPDATE gpt2.model SET is_default = false",
-    "INSERT INTO gpt2.merge VALUES (1, 1000000, 1, 1, 1)", "TRUNCATE gpt2.matrix_page",
-    "UPDATE gpt2.linear SET bias = 0",
-    *(f"UPDATE gpt2.{view} SET weight = weight"
-      for view in ("wte", "lm_head", "wpe", "layer_norm")),
-    "UPDATE gpt2.bias SET bias = bias", "DELETE FROM gpt2.wpe",
-    "SELECT gpt2_create_variant('x')", "SELECT gpt2_average('x', 'demo', 'demo')",
-    "CREATE TABLE gpt2.mine ()", "DROP EXTENSION gpt2", "ALTER TABLE gpt2.wpe ADD x int"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT gpt2_drop_model('demo')",
+        "SELECT gpt2_default_model('demo')",
+        "SELECT gpt2._drop_model('demo')",
+        "SELECT gpt2._drop_unused_tokenizers()",
+        "SELECT gpt2._add_tokenizer('x', 256)",
+        "SELECT gpt2._finish_tokenizer(1)",
+        "SELECT gpt2._add_model('x', to_jsonb(m)) FROM gpt2.model AS m",
+        "SELECT gpt2._add_model('demo', to_jsonb(m), replace => true) FROM gpt2.model AS m",
+        "DELETE FROM gpt2.matrix_page",
+        "UPDATE gpt2.model SET is_default = false",
+        "INSERT INTO gpt2.merge VALUES (1, 1000000, 1, 1, 1)",
+        "TRUNCATE gpt2.matrix_page",
+        "UPDATE gpt2.linear SET bias = 0",
+        *(
+            f"UPDATE gpt2.{view} SET weight = weight"
+            for view in ("wte", "lm_head", "wpe", "layer_norm")
+        ),
+        "UPDATE gpt2.bias SET bias = bias",
+        "DELETE FROM gpt2.wpe",
+        "SELECT gpt2_create_variant('x')",
+        "SELECT gpt2_average('x', 'demo', 'demo')",
+        "CREATE TABLE gpt2.mine ()",
+        "DROP EXTENSION gpt2",
+        "ALTER TABLE gpt2.wpe ADD x int",
+    ],
+)
 def test_nobody_may_write(nobody, query):
     with pytest.raises(errors.InsufficientPrivilege):
         nobody.execute(query)
@@ -358,8 +479,10 @@ def test_versions_agree(conn):
     version = meta()["version"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", version)
     assert [p["version"] for p in meta()["provides"].values()] == [version] * 2
-    installed = dict(conn.execute("""SELECT name, default_version FROM pg_available_extensions
-                                     WHERE name ~ '^gpt2'""").fetchall())
+    installed = dict(
+        conn.execute("""SELECT name, default_version FROM pg_available_extensions
+                                     WHERE name ~ '^gpt2'""").fetchall()
+    )
     assert installed == {"gpt2": version, "gpt2_plpython3u": version}
     for name in installed:
         assert f"default_version = '{version}'" in (ROOT / f"build/{name}.control").read_text()
@@ -377,13 +500,29 @@ def test_meta_names_what_exists():
 def test_meta_is_valid():
     """What PGXN Meta Spec 1.0.0 requires."""
     document = meta()
-    assert {"name", "version", "abstract", "maintainer", "license", "provides", "meta-spec"} <= set(document)
+    assert {"name", "version", "abstract", "maintainer", "license", "provides", "meta-spec"} <= set(
+        document
+    )
     assert document["meta-spec"]["version"] == "1.0.0"
     assert document["license"] == "postgresql"
     assert re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+", document["version"])
     assert re.fullmatch(r"[^\s/\\]{2,}", document["name"])
-    allowed = {"name", "abstract", "description", "version", "maintainer", "license", "provides",
-               "prereqs", "tags", "meta-spec", "generated_by", "resources", "release_status", "no_index"}
+    allowed = {
+        "name",
+        "abstract",
+        "description",
+        "version",
+        "maintainer",
+        "license",
+        "provides",
+        "prereqs",
+        "tags",
+        "meta-spec",
+        "generated_by",
+        "resources",
+        "release_status",
+        "no_index",
+    }
     assert set(document) <= allowed
     assert all(0 < len(tag) < 256 for tag in document["tags"])
     for extension in document["provides"].values():

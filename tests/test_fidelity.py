@@ -47,5 +47,6 @@ def test_cached_equals_uncached(shapes, name):
                ORDER BY l.logit DESC, l.n LIMIT 1
            ) AS best
            WHERE p.n >= %s""",
-        [name, text[:-1], name, n_prompt]).fetchone()[0]
+        [name, text[:-1], name, n_prompt],
+    ).fetchone()[0]
     assert uncached == text[n_prompt:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import time
@@ -17,17 +18,31 @@ from psycopg import errors
 PROMPT = "CREATE TABLE"
 # inner products of a position in linear layers, the demo model's: see test_behaviour.py
 N_LINEAR = 6 * 128 * (3 + 1 + 4 + 4)
-SETTINGS = settings(max_examples=40, deadline=None, derandomize=True,
-                    suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 def call(function: str, columns: str = "*", **options) -> tuple[str, list]:
-    """A call of a function with the prompt and these options, and its parameters."""
-    types = {"stop": "::text[]", "choices": "::text[]", "logit_bias": "::jsonb",
-             "allowed_tokens": "::int[]", "banned_tokens": "::int[]", "seed": "::bigint",
-             "n": "::int", "max_tokens": "::int", "min_tokens": "::int", "pattern": "::text"}
-    named = "".join(f", {name} => %s{types.get(name, '')}" for name in options
-                    if name != "prompt")
+    """A call of a function with the prompt and these options, and its parameters; the text is
+    the completion alone."""
+    options = {"echo": False} | options
+    types = {
+        "stop": "::text[]",
+        "choices": "::text[]",
+        "logit_bias": "::jsonb",
+        "allowed_tokens": "::int[]",
+        "banned_tokens": "::int[]",
+        "seed": "::bigint",
+        "n": "::int",
+        "max_tokens": "::int",
+        "min_tokens": "::int",
+        "pattern": "::text",
+    }
+    named = "".join(f", {name} => %s{types.get(name, '')}" for name in options if name != "prompt")
     values = [value for name, value in options.items() if name != "prompt"]
     return f"SELECT {columns} FROM {function}(%s{named})", [options.get("prompt", PROMPT), *values]
 
@@ -37,7 +52,7 @@ def rows(conn: psycopg.Connection, function: str, columns: str = "*", **options)
 
 
 def generate(conn: psycopg.Connection, **options) -> str | None:
-    return rows(conn, "gpt2_generate", echo=False, **options)[0][0]
+    return rows(conn, "gpt2_generate", **options)[0][0]
 
 
 def tokenize(conn: psycopg.Connection, text: str) -> list[int]:
@@ -47,16 +62,26 @@ def tokenize(conn: psycopg.Connection, text: str) -> list[int]:
 # ---- A stream
 
 
-@pytest.mark.parametrize("options", [
-    {}, {"temperature": 1.0, "seed": 7}, {"temperature": 1.3, "top_k": 20, "seed": -1},
-    {"stop": ["_options"]}, {"choices": [" tables", " of things", " IF NOT EXISTS"]},
-    {"max_tokens": 1}, {"max_tokens": 0}, {"prompt": ""}, {"prompt": PROMPT * 9, "max_tokens": 40}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 1.0, "seed": 7},
+        {"temperature": 1.3, "top_k": 20, "seed": -1},
+        {"stop": ["_options"]},
+        {"choices": [" tables", " of things", " IF NOT EXISTS"]},
+        {"max_tokens": 1},
+        {"max_tokens": 0},
+        {"prompt": ""},
+        {"prompt": PROMPT * 9, "max_tokens": 40},
+    ],
+)
 def test_stream_is_generate(demo, options):
     stream = rows(demo, "gpt2_stream", **options)
     texts = [row[3] for row in stream]
     assert texts[-1] == generate(demo, **options)
     # the text only grows
-    assert all(b.startswith(a) for a, b in zip(texts, texts[1:]))
+    assert all(b.startswith(a) for a, b in itertools.pairwise(texts))
     assert [row[5] is None for row in stream] == [True] * (len(stream) - 1) + [False]
     if options.get("max_tokens") != 0:
         assert [row[0] for row in stream] == list(range(1, len(stream) + 1))
@@ -69,13 +94,24 @@ def test_stream_is_complete(demo):
     options = {"max_tokens": 12, "temperature": 1.0, "seed": 3}
     stream = rows(demo, "gpt2_stream", **options)
     complete = rows(demo, "gpt2_complete", **options)
-    assert complete == [(1, stream[-1][3], [row[1] for row in stream],
-                         [row[4] for row in stream], "length", len(tokenize(demo, PROMPT)), 12)]
+    assert complete == [
+        (
+            1,
+            stream[-1][3],
+            [row[1] for row in stream],
+            [row[4] for row in stream],
+            "length",
+            len(tokenize(demo, PROMPT)),
+            12,
+        )
+    ]
     text = PROMPT
     for _, token, piece, so_far, logprob, _ in stream[:4]:
         probability = demo.execute(
             """SELECT piece, ln(probability) FROM gpt2_next_token(%s, NULL)
-               WHERE token = %s""", [text, token]).fetchone()
+               WHERE token = %s""",
+            [text, token],
+        ).fetchone()
         assert probability == (piece, pytest.approx(logprob, abs=1e-6))
         text = PROMPT + so_far
 
@@ -87,13 +123,17 @@ def test_cursor_gets_rows_as_they_are_made(demo_dsn):
         cursor.execute("SELECT step, clock_timestamp() FROM gpt2_stream(%s, 60)", [PROMPT])
         received = [(step, made.timestamp(), time.time()) for step, made in cursor]
     assert [step for step, _, _ in received] == list(range(1, 61))
-    for (_, _, arrived), (_, made, _) in zip(received, received[1:]):
+    for (_, _, arrived), (_, made, _) in itertools.pairwise(received):
         assert arrived < made
 
 
 #: since 17 psql's FETCH_COUNT takes no cursor
-PSQL_VERSION = int(re.search(r"\) (\d+)", subprocess.run(
-    ["psql", "--version"], capture_output=True, text=True, check=True).stdout).group(1))
+PSQL_VERSION = int(
+    re.search(
+        r"\) (\d+)",
+        subprocess.run(["psql", "--version"], capture_output=True, text=True, check=True).stdout,
+    ).group(1)
+)
 
 
 def test_psql_prints_rows_as_they_are_made(demo_dsn):
@@ -103,8 +143,12 @@ def test_psql_prints_rows_as_they_are_made(demo_dsn):
         script = f"\\set FETCH_COUNT 1\n{query};"
     else:
         script = f"BEGIN; DECLARE c CURSOR FOR {query};\nFETCH 1 FROM c \\watch i=0 min_rows=1\n"
-    with subprocess.Popen(["stdbuf", "-oL", "psql", "-X", "-q", "-A", "-t", demo_dsn], text=True,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        ["stdbuf", "-oL", "psql", "-X", "-q", "-A", "-t", demo_dsn],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
         process.stdin.write(script)
         process.stdin.close()
         first, first_at = process.stdout.readline(), time.time()
@@ -113,10 +157,14 @@ def test_psql_prints_rows_as_they_are_made(demo_dsn):
     assert first_at < float(last.split("|")[1])
 
 
-@pytest.mark.parametrize("query", [
-    f"SELECT * FROM gpt2_stream('{PROMPT}', 100) LIMIT 3",
-    f"SELECT s.* FROM (VALUES ('{PROMPT}'), ('The')) AS v (prompt), gpt2_stream(v.prompt, 100) AS s"
-    " LIMIT 3"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"SELECT * FROM gpt2_stream('{PROMPT}', 100) LIMIT 3",
+        f"SELECT s.* FROM (VALUES ('{PROMPT}'), ('The')) AS v (prompt), gpt2_stream(v.prompt, 100) AS s"
+        " LIMIT 3",
+    ],
+)
 def test_limit_stops_the_work(demo, query):
     calls = count_calls(demo, query)["vector_negative_inner_product"]
     short = count_calls(demo, f"SELECT * FROM gpt2_stream('{PROMPT}', 3)")
@@ -125,9 +173,12 @@ def test_limit_stops_the_work(demo, query):
 
 def test_closing_stops_the_work(demo):
     def calls(n_fetched: int) -> int:
-        return count_calls(demo, f"""
+        return count_calls(
+            demo,
+            f"""
             DECLARE c CURSOR FOR SELECT * FROM gpt2_stream('{PROMPT}', 100);
-            FETCH {n_fetched} FROM c; CLOSE c""")["vector_negative_inner_product"]
+            FETCH {n_fetched} FROM c; CLOSE c""",
+        )["vector_negative_inner_product"]
 
     one, two, three = (calls(n) for n in (1, 2, 3))
     # a token more each; at every position attention has a key more, of 4 heads in 6 blocks
@@ -148,8 +199,11 @@ def test_characters_appear_when_complete(demo, choice):
     # each is shown at once: by its last byte
     n_bytes = 0
     for _, token, _, text, _, _ in stream:
-        n_bytes += demo.execute("""SELECT length(t.bytes) FROM gpt2.token AS t
-                                   WHERE t.tokenizer = 1 AND t.token = %s""", [token]).fetchone()[0]
+        n_bytes += demo.execute(
+            """SELECT length(t.bytes) FROM gpt2.token AS t
+                                   WHERE t.tokenizer = 1 AND t.token = %s""",
+            [token],
+        ).fetchone()[0]
         whole = choice.encode()[:n_bytes].decode(errors="ignore")
         assert text == whole
 
@@ -181,10 +235,15 @@ def test_finish_reasons(demo):
 
 
 def test_eos_is_a_token_without_text(demo):
-    assert rows(demo, "gpt2_complete", "text, tokens, finish_reason, completion_tokens",
-                allowed_tokens=[8191]) == [("", [8191], "eos", 1)]
-    step = rows(demo, "gpt2_stream", "step, token, piece, text, finish_reason",
-                allowed_tokens=[8191])
+    assert rows(
+        demo,
+        "gpt2_complete",
+        "text, tokens, finish_reason, completion_tokens",
+        allowed_tokens=[8191],
+    ) == [("", [8191], "eos", 1)]
+    step = rows(
+        demo, "gpt2_stream", "step, token, piece, text, finish_reason", allowed_tokens=[8191]
+    )
     assert step == [(1, 8191, "<|endoftext|>", "", "eos")]
 
 
@@ -194,14 +253,20 @@ def test_min_tokens_and_ignore_eos(demo):
     assert generate(demo, logit_bias=bias) == ""
     plain = generate(demo, max_tokens=5)
     for n in (1, 5):
-        assert rows(demo, "gpt2_complete", "text, finish_reason, completion_tokens",
-                    logit_bias=bias, min_tokens=n) == [
-            (generate(demo, max_tokens=n), "eos", n + 1)]
+        assert rows(
+            demo,
+            "gpt2_complete",
+            "text, finish_reason, completion_tokens",
+            logit_bias=bias,
+            min_tokens=n,
+        ) == [(generate(demo, max_tokens=n), "eos", n + 1)]
     assert generate(demo, logit_bias=bias, ignore_eos=True, max_tokens=5) == plain
 
 
-GREEDY_40 = (" tables (protable_options AS primary_options AS primary_options | date_options"
-             " | date_options | date_options")
+GREEDY_40 = (
+    " tables (protable_options AS primary_options AS primary_options | date_options"
+    " | date_options | date_options"
+)
 
 
 def test_greedy_text(demo):
@@ -212,14 +277,16 @@ def test_greedy_text(demo):
 @SETTINGS
 def test_stop(demo, data):
     """The text before the first of them, whatever the tokens are."""
+
     def part() -> str:
         first = data.draw(st.integers(0, len(GREEDY_40) - 1))
-        return GREEDY_40[first:first + data.draw(st.integers(1, 12))]
+        return GREEDY_40[first : first + data.draw(st.integers(1, 12))]
 
     stop = [part() for _ in range(data.draw(st.integers(1, 3)))] + ["§", None]
-    expected = min((GREEDY_40[:GREEDY_40.find(s)] for s in stop[:-1] if s in GREEDY_40), key=len)
-    text, reason, n = rows(demo, "gpt2_complete", "text, finish_reason, completion_tokens",
-                           stop=stop, max_tokens=40)[0]
+    expected = min((GREEDY_40[: GREEDY_40.find(s)] for s in stop[:-1] if s in GREEDY_40), key=len)
+    text, reason, n = rows(
+        demo, "gpt2_complete", "text, finish_reason, completion_tokens", stop=stop, max_tokens=40
+    )[0]
     assert (text, reason) == (expected, "stop")
     # and no token more was asked for than shows it
     plain = rows(demo, "gpt2_stream", "text", max_tokens=n)
@@ -239,7 +306,8 @@ def test_stop_that_does_not_come(demo):
 def test_each_choice_has_its_seed(demo, options):
     complete = rows(demo, "gpt2_complete", "choice, text", n=4, seed=11, max_tokens=9, **options)
     assert complete == [
-        (i + 1, generate(demo, seed=11 + i, max_tokens=9, **options)) for i in range(4)]
+        (i + 1, generate(demo, seed=11 + i, max_tokens=9, **options)) for i in range(4)
+    ]
     assert len({text for _, text in complete}) == 4
 
 
@@ -250,8 +318,9 @@ def test_fresh_choices(demo):
 
 def test_choices_share_the_prompt(demo):
     """Inner products: of n completions those of one, and n - 1 times those after the prompt."""
+
     def calls(n: int, max_tokens: int) -> int:
-        query = f"SELECT * FROM gpt2_complete(repeat('{PROMPT} ', 12), {n}, {max_tokens})"
+        query = f"SELECT * FROM gpt2_complete(repeat('{PROMPT} ', 12), {max_tokens}, {n})"
         return count_calls(demo, query)["vector_negative_inner_product"]
 
     # the first token costs its logits, the second a position too
@@ -281,28 +350,44 @@ PREFIXES = [LONG, LONG[:40], LONG[:20], "CREATE", "", LONG + "SELECT now()"]
 @pytest.mark.parametrize("prefix", PREFIXES, ids=lambda text: f"{len(text)} characters")
 def test_prefix_changes_nothing(prefixes, prefix):
     """To the last bit, whatever the two texts have in common."""
-    prefixes.execute("""INSERT INTO gpt2_test_prefix VALUES (%s, gpt2_prefix(%s))
-                        ON CONFLICT DO NOTHING""", [prefix, prefix])
+    prefixes.execute(
+        """INSERT INTO gpt2_test_prefix VALUES (%s, gpt2_prefix(%s))
+                        ON CONFLICT DO NOTHING""",
+        [prefix, prefix],
+    )
     for text in TEXTS:
-        for function, columns in [("gpt2_generate", "f"), ("gpt2_stream", "f"),
-                                  ("gpt2_complete", "f")]:
+        for function, _columns in [
+            ("gpt2_generate", "f"),
+            ("gpt2_stream", "f"),
+            ("gpt2_complete", "f"),
+        ]:
             without, given_prefix = (
-                prefixes.execute(f"""SELECT f FROM gpt2_test_prefix AS p,
+                prefixes.execute(
+                    f"""SELECT f FROM gpt2_test_prefix AS p,
                     {function}(%s, max_tokens => 6, temperature => 1, seed => 5{extra}) AS f
-                    WHERE p.text = %s""", [text, prefix]).fetchall()
-                for extra in ("", ", prefix => p.prefix"))
+                    WHERE p.text = %s""",
+                    [text, prefix],
+                ).fetchall()
+                for extra in ("", ", prefix => p.prefix")
+            )
             assert given_prefix == without and without, (function, text)
 
 
 def test_prefix_is_not_computed_again(prefixes):
-    prefixes.execute("""INSERT INTO gpt2_test_prefix VALUES (%s, gpt2_prefix(%s))
-                        ON CONFLICT DO NOTHING""", [LONG, LONG])
+    prefixes.execute(
+        """INSERT INTO gpt2_test_prefix VALUES (%s, gpt2_prefix(%s))
+                        ON CONFLICT DO NOTHING""",
+        [LONG, LONG],
+    )
     n = len(tokenize(prefixes, LONG))
 
     def calls(text: str, extra: str = ", prefix => p.prefix") -> int:
-        return count_calls(prefixes, f"""
+        return count_calls(
+            prefixes,
+            f"""
             SELECT gpt2_generate('{text}', 1{extra}) FROM gpt2_test_prefix AS p
-            WHERE p.text = '{LONG}'""")["vector_negative_inner_product"]
+            WHERE p.text = '{LONG}'""",
+        )["vector_negative_inner_product"]
 
     # the whole prompt is in the prefix: only the logits are left
     assert calls(LONG) == 8192
@@ -341,11 +426,14 @@ def test_prefix_of_another_model(new_database):
                 with pytest.raises(errors.ObjectNotInPrerequisiteState) as info, conn.transaction():
                     conn.execute(stale)
                 assert info.value.diag.message_primary == (
-                    f'the weights of model "{name}" have changed since the prefix was made')
+                    f'the weights of model "{name}" have changed since the prefix was made'
+                )
                 assert info.value.diag.message_detail == (
-                    "What it holds is not what the model computes now.")
+                    "What it holds is not what the model computes now."
+                )
                 assert info.value.diag.message_hint == (
-                    f"Make it again: SELECT gpt2_prefix(prompt, '{name}');")
+                    f"Make it again: SELECT gpt2_prefix(prompt, '{name}');"
+                )
         # what was rolled back has not happened
         assert conn.execute(query.format("one")).fetchone() == text
         conn.execute("SELECT gpt2_drop_model('variant')")
@@ -370,7 +458,8 @@ def test_null_prompt(demo, function):
 def test_null_prefix(demo):
     assert demo.execute("SELECT gpt2_prefix(NULL)").fetchone() == (None,)
     assert generate(demo, prompt="The", max_tokens=3, prefix=None) == generate(
-        demo, prompt="The", max_tokens=3)
+        demo, prompt="The", max_tokens=3
+    )
 
 
 def test_prefix_survives_a_dump(demo_dsn, new_database):
@@ -381,12 +470,17 @@ def test_prefix_survives_a_dump(demo_dsn, new_database):
         dump = subprocess.run(["pg_dump", demo_dsn], capture_output=True, text=True, check=True)
         conn.execute("DROP TABLE gpt2_test_dump")
     uri = new_database()
-    subprocess.run(["psql", "-X", "-q", uri], input=dump.stdout, capture_output=True, text=True,
-                   check=True)
+    subprocess.run(
+        ["psql", "-X", "-q", uri], input=dump.stdout, capture_output=True, text=True, check=True
+    )
     with psycopg.connect(uri) as conn:
-        assert conn.execute(
-            "SELECT gpt2_generate(%s, 3, echo => false, prefix => p) FROM gpt2_test_dump",
-            [LONG]).fetchone()[0] == expected
+        assert (
+            conn.execute(
+                "SELECT gpt2_generate(%s, 3, echo => false, prefix => p) FROM gpt2_test_dump",
+                [LONG],
+            ).fetchone()[0]
+            == expected
+        )
 
 
 def test_each_row_of_a_table_has_its_own_sample(demo):

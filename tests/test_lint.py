@@ -306,11 +306,11 @@ def test_layers_of_what_is_bound(run):
         {
             "a/a.sql": SCHEMA + "CREATE TYPE gpt2._t AS (a int);\n"
             "CREATE FUNCTION gpt2._f(a int) RETURNS int RETURN a;\n"
-            "CREATE FUNCTION gpt2._step() RETURNS trigger LANGUAGE plpgsql AS '';",
+            "CREATE FUNCTION gpt2._extend() RETURNS trigger LANGUAGE plpgsql AS '';",
             "b/b.sql": "CREATE FUNCTION gpt2._g(a gpt2._t[]) RETURNS int\nRETURN 1;\n"
             "CREATE VIEW gpt2.v AS SELECT gpt2._f(1);\n"
             "CREATE TABLE gpt2.u (a int DEFAULT gpt2._f(1), b int CHECK (gpt2._f(b) > 1));\n"
-            "CREATE TRIGGER s AFTER DELETE ON gpt2.u EXECUTE FUNCTION gpt2._step();\n"
+            "CREATE TRIGGER s AFTER DELETE ON gpt2.u EXECUTE FUNCTION gpt2._extend();\n"
             "CREATE AGGREGATE gpt2._sum(int) (SFUNC = int4pl, STYPE = int);",
         }
     )
@@ -321,7 +321,7 @@ def test_layers_of_what_is_bound(run):
         "sql/b/b.sql:1: gpt2._g uses gpt2._t of sql/a/a.sql, a file below",
         "sql/b/b.sql:3: gpt2.v uses gpt2._f of sql/a/a.sql, a file below",
         "sql/b/b.sql:4: gpt2.u uses gpt2._f of sql/a/a.sql, a file below",
-        "sql/b/b.sql:5: s on gpt2.u uses gpt2._step of sql/a/a.sql, a file below",
+        "sql/b/b.sql:5: s on gpt2.u uses gpt2._extend of sql/a/a.sql, a file below",
     ]
 
 
@@ -392,9 +392,12 @@ def test_every_object_is_made_by_a_statement_that_was_found(conn):
     tree = rules.Tree(ROOT, conn)
     assert len(tree.objects) > 200
     # but for triggers that a loop makes, on each table of weights
-    objects = [item for item in tree.objects
-               if item.statement or not re.match("(row_edited|statement_edited|truncated) on gpt2.",
-                                                 item.name)]
+    objects = [
+        item
+        for item in tree.objects
+        if item.statement
+        or not re.match("(row_edited|statement_edited|truncated) on gpt2.", item.name)
+    ]
     assert [item.name for item in objects if not item.statement] == []
     assert all((item.kind, item.name) in item.statement.made for item in objects)
     assert len({id(item.statement) for item in objects}) == len(objects)

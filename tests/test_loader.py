@@ -282,9 +282,7 @@ def test_rows(db, load, directory):
     write(directory, tensors)
     load(directory)
     check_rows(db, tensors)
-    model = SimpleNamespace(
-        **db.execute("SELECT to_jsonb(m) FROM gpt2.model AS m").fetchone()[0]
-    )
+    model = SimpleNamespace(**db.execute("SELECT to_jsonb(m) FROM gpt2.model AS m").fetchone()[0])
     assert (model.name, model.is_default, model.source) == ("m", True, str(directory))
     assert (model.n_vocab, model.n_ctx, model.n_embd, model.n_head) == (300, 16, 8, 2)
     assert (model.n_layer, model.n_inner) == (2, 20)

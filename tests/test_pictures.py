@@ -24,19 +24,40 @@ LONG = (
     "PostgreSQL is an object-relational database management system. It supports a large part of "
     "the SQL standard: complex queries, foreign keys, triggers, updatable views, transactional "
     f"integrity. {SENTENCE} The default value of work_mem is four megabytes (4MB). Autovacuum "
-    "runs VACUUM and ANALYZE when enough rows of a table have changed.")
+    "runs VACUUM and ANALYZE when enough rows of a table have changed."
+)
 HOSTILE = [
-    "", "x", "]]>", "<script>alert(1)</script>", "</style></svg>\"'&amp;", "\x01\x0b\x1f\x7f\x85\r",
-    "a\n\n\tb  ", "🐘 👩‍👩‍👧 🇩🇪", "שלום \u202e‮evil", "e\u0301\u0302\u0303\u0489 ﷽", "日本語 ｆｕｌｌ",
-    "\ufffe\uffff\U0001ffff\ufdd0\ufffd\ufeff", "<!--<![CDATA[", "&#0;&#x1;&bogus;", "--" * 9]
+    "",
+    "x",
+    "]]>",
+    "<script>alert(1)</script>",
+    "</style></svg>\"'&amp;",
+    "\x01\x0b\x1f\x7f\x85\r",
+    "a\n\n\tb  ",
+    "🐘 👩‍👩‍👧 🇩🇪",
+    "שלום \u202e‮evil",
+    "e\u0301\u0302\u0303\u0489 ﷽",
+    "日本語 ｆｕｌｌ",
+    "\ufffe\uffff\U0001ffff\ufdd0\ufffd\ufeff",
+    "<!--<![CDATA[",
+    "&#0;&#x1;&bogus;",
+    "--" * 9,
+]
 PICTURES = {
-    "attention": "SELECT gpt2_attention_svg(%s, 2, 1)", "heads": "SELECT gpt2_heads_svg(%s)",
-    "lens": "SELECT gpt2_lens_svg(%s)", "surprisal": "SELECT gpt2_surprisal_svg(%s)"}
+    "attention": "SELECT gpt2_attention_svg(%s, 2, 1)",
+    "heads": "SELECT gpt2_heads_svg(%s)",
+    "lens": "SELECT gpt2_lens_svg(%s)",
+    "surprisal": "SELECT gpt2_surprisal_svg(%s)",
+}
 #: what the pictures of surprisal draw
 SURPRISAL = 'SELECT "position", token, piece, surprisal_bits FROM gpt2_score(%s)'
 PROMPTS = {
-    "short": "PostgreSQL is", "sentence": SENTENCE, "long": LONG, "one": "x",
-    "mixed": "SELECT 'naïve café' AS \"a<b\";\n-- 🐘 elephants & כלב, 日本語\nCOMMIT;"}
+    "short": "PostgreSQL is",
+    "sentence": SENTENCE,
+    "long": LONG,
+    "one": "x",
+    "mixed": "SELECT 'naïve café' AS \"a<b\";\n-- 🐘 elephants & כלב, 日本語\nCOMMIT;",
+}
 
 
 def value(conn: psycopg.Connection, query: str, *arguments: object):
@@ -52,7 +73,15 @@ def parse(text: str) -> ET.Element:
         assert ids[name].text.strip()
     for element in root.iter():
         assert element.tag.removeprefix(SVG) in {
-            "svg", "title", "desc", "style", "g", "rect", "path", "text"}
+            "svg",
+            "title",
+            "desc",
+            "style",
+            "g",
+            "rect",
+            "path",
+            "text",
+        }
         for attribute in element.attrib:
             assert not re.search("href|src|^on|^style$", attribute), attribute
     style = root.find(f"{SVG}style").text
@@ -62,8 +91,11 @@ def parse(text: str) -> ET.Element:
 
 def titles(root: ET.Element) -> list[str]:
     """The tooltips, in the document's order."""
-    return [element.find(f"{SVG}title").text for element in root.iter()
-            if element is not root and element.find(f"{SVG}title") is not None]
+    return [
+        element.find(f"{SVG}title").text
+        for element in root.iter()
+        if element is not root and element.find(f"{SVG}title") is not None
+    ]
 
 
 def level(element: ET.Element) -> int:
@@ -75,8 +107,13 @@ def texts(root: ET.Element) -> list[str]:
 
 
 def labels(conn: psycopg.Connection, pieces: list[str], columns: int) -> list[str]:
-    return value(conn, """SELECT array_agg(gpt2._label(p, %s) ORDER BY n)
-                          FROM unnest(%s::text[]) WITH ORDINALITY AS p (p, n)""", columns, pieces)
+    return value(
+        conn,
+        """SELECT array_agg(gpt2._label(p, %s) ORDER BY n)
+                          FROM unnest(%s::text[]) WITH ORDINALITY AS p (p, n)""",
+        columns,
+        pieces,
+    )
 
 
 # ---- What is drawn is what the relations say
@@ -93,11 +130,12 @@ def test_attention_draws_the_relation(demo, prompt):
     corner = min(float(c.get("x")) for c in cells), min(float(c.get("y")) for c in cells)
     step = (float(cells[-1].get("x")) - corner[0]) / max(1, len(pieces) - 1)
     for cell, (query, _, key, _, weight) in zip(cells, rows, strict=True):
-        name, percent = re.fullmatch(r"(.*): ([0-9.]+)%", cell.find(f"{SVG}title").text,
-                                     re.DOTALL).groups()
+        name, percent = re.fullmatch(
+            r"(.*): ([0-9.]+)%", cell.find(f"{SVG}title").text, re.DOTALL
+        ).groups()
         assert name == f"{query} {names[query]} → {key} {names[key]}"
         assert float(percent) == pytest.approx(100 * weight, abs=0.051)
-        assert level(cell) == pytest.approx(15 * weight ** 0.5, abs=0.51)
+        assert level(cell) == pytest.approx(15 * weight**0.5, abs=0.51)
         assert float(cell.get("x")) == corner[0] + key * step
         assert float(cell.get("y")) == corner[1] + query * step
     # and each position has its labels, on both axes, where there is room
@@ -108,15 +146,20 @@ def test_attention_draws_the_relation(demo, prompt):
 
 def test_heads_draw_the_relation(demo):
     weights = {
-        (block, head, position, key): weight for block, head, position, key, weight in demo.execute(
+        (block, head, position, key): weight
+        for block, head, position, key, weight in demo.execute(
             """SELECT t.block, t.head, t."position", w.n - 1, w.weight
                FROM gpt2_trace(%s, '{pattern}') AS t,
-                    unnest(t.value::real[]) WITH ORDINALITY AS w (weight, n)""", (SENTENCE,))}
+                    unnest(t.value::real[]) WITH ORDINALITY AS w (weight, n)""",
+            (SENTENCE,),
+        )
+    }
     root = parse(value(demo, PICTURES["heads"], SENTENCE))
     drawn = {}
     for group in root.iter(f"{SVG}g"):
-        block, head = map(int, re.fullmatch(r"block (\d+), head (\d+)",
-                                            group.find(f"{SVG}title").text).groups())
+        block, head = map(
+            int, re.fullmatch(r"block (\d+), head (\d+)", group.find(f"{SVG}title").text).groups()
+        )
         rest, *paths = group.iter(f"{SVG}path")
         assert level(rest) == 0 and rest.get("d") == "M0 0" + "h1v1" * 18 + "H0z"
         for path in paths:
@@ -124,7 +167,7 @@ def test_heads_draw_the_relation(demo):
                 drawn[block, head, int(query), int(key)] = level(path)
     assert len(weights) == 6 * 4 * 18 * 19 / 2
     for cell, weight in weights.items():
-        assert drawn.get(cell, 0) == pytest.approx(15 * weight ** 0.5, abs=0.51)
+        assert drawn.get(cell, 0) == pytest.approx(15 * weight**0.5, abs=0.51)
     assert drawn.keys() <= weights.keys()
     assert {*(f"head {i}" for i in range(4)), *(f"block {i}" for i in range(6))} <= set(texts(root))
 
@@ -136,7 +179,8 @@ def test_lens_draws_the_relation(demo):
     cells = {}
     for group in root.iter(f"{SVG}g"):
         position, piece, block, prediction, percent = re.fullmatch(
-            r"(\d+) (.*), block (\d+): (.*) ([0-9.]+)%", group.find(f"{SVG}title").text).groups()
+            r"(\d+) (.*), block (\d+): (.*) ([0-9.]+)%", group.find(f"{SVG}title").text
+        ).groups()
         rect, text = group.find(f"{SVG}rect"), group.find(f"{SVG}text")
         assert text.text == prediction
         cells[int(block), int(position)] = piece, prediction, float(percent), rect
@@ -180,8 +224,17 @@ def test_cells_of_a_long_prompt(conn):
                            )::gpt2.activation
                  FROM generate_series(0, 9) AS q), 4) AS c""").fetchall()
     assert {(q, k): round(w, 1) for q, k, w in rows} == {
-        (0, 0): 2.2, (1, 0): 5.2, (1, 1): 5.5, (2, 0): 8.2, (2, 1): 8.5, (2, 2): 8.8,
-        (3, 0): 9.2, (3, 1): 9.5, (3, 2): 9.8, (3, 3): 9.9}
+        (0, 0): 2.2,
+        (1, 0): 5.2,
+        (1, 1): 5.5,
+        (2, 0): 8.2,
+        (2, 1): 8.5,
+        (2, 2): 8.8,
+        (3, 0): 9.2,
+        (3, 1): 9.5,
+        (3, 2): 9.8,
+        (3, 3): 9.9,
+    }
 
 
 def test_report_has_what_the_relations_say(demo):
@@ -194,23 +247,32 @@ def test_report_has_what_the_relations_say(demo):
         assert float(row[2].removesuffix("%")) == pytest.approx(100 * probability, abs=0.051)
     bits = [item.find("small").text for item in document.iter("li")]
     for said, (_, _, _, number) in zip(
-            bits, demo.execute(SURPRISAL, (SENTENCE,)).fetchall(),
-            strict=True):
+        bits, demo.execute(SURPRISAL, (SENTENCE,)).fetchall(), strict=True
+    ):
         assert said == "first" if number is None else abs(float(said) - number) < 0.051
     # the pictures in it are those that the functions draw
     assert value(demo, PICTURES["heads"], SENTENCE) in page
     assert value(demo, PICTURES["lens"], SENTENCE) in page
     block, head = re.search(r"Attention of block (\d+), head (\d+)", page).groups()
-    assert value(demo, "SELECT gpt2_attention_svg(%s, %s, %s)", SENTENCE, int(block),
-                 int(head)) in page
+    assert (
+        value(demo, "SELECT gpt2_attention_svg(%s, %s, %s)", SENTENCE, int(block), int(head))
+        in page
+    )
 
 
 # ---- NULL, and errors
 
 
-@pytest.mark.parametrize("call", [
-    "gpt2_attention_svg(NULL, 0, 0)", "gpt2_heads_svg(NULL)", "gpt2_lens_svg(NULL)",
-    "gpt2_surprisal_svg(NULL)", "gpt2_report(NULL)"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "gpt2_attention_svg(NULL, 0, 0)",
+        "gpt2_heads_svg(NULL)",
+        "gpt2_lens_svg(NULL)",
+        "gpt2_surprisal_svg(NULL)",
+        "gpt2_report(NULL)",
+    ],
+)
 def test_null(demo, call):
     assert value(demo, f"SELECT {call}") is None
 
@@ -221,16 +283,29 @@ def test_null_in_the_terminal(demo, call):
 
 
 @pytest.mark.parametrize("function", ["gpt2_attention_svg", "gpt2_attention_text"])
-@pytest.mark.parametrize("arguments", ["'x', 6, 0", "'x', -1, 0", "'x', NULL, 0", "'x', 0, 4",
-                                       "'x', 0, -1", "'x', 0, 0, 'none'",
-                                       "repeat('x ', 300), 0, 0"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "'x', 6, 0",
+        "'x', -1, 0",
+        "'x', NULL, 0",
+        "'x', 0, 4",
+        "'x', 0, -1",
+        "'x', 0, 0, 'none'",
+        "repeat('x ', 300), 0, 0",
+    ],
+)
 def test_errors_are_the_relations(demo, function, arguments):
     def error(call):
         with pytest.raises(psycopg.Error) as raised:
             demo.execute(f"SELECT * FROM {call}({arguments})")
         diagnostic = raised.value.diag
-        return (diagnostic.sqlstate, diagnostic.message_primary, diagnostic.message_detail,
-                diagnostic.message_hint)
+        return (
+            diagnostic.sqlstate,
+            diagnostic.message_primary,
+            diagnostic.message_detail,
+            diagnostic.message_hint,
+        )
 
     assert error(function) == error("gpt2_attention")
 
@@ -284,8 +359,9 @@ def test_any_prompt(demo, prompt):
 @example("".join(chr(i) for i in range(0x2000, 0x2100)))
 @example("\ufffe\uffff\ufdd0\ufdef\U0001fffe\U0010ffff\U000e0001")
 def test_escape(conn, text):
-    escaped, visible = conn.execute("SELECT gpt2._escape(%s), gpt2._visible(%s)",
-                                    (text, text)).fetchone()
+    escaped, visible = conn.execute(
+        "SELECT gpt2._escape(%s), gpt2._visible(%s)", (text, text)
+    ).fetchone()
     read = ET.fromstring(f"<a b=\"{escaped}\" c='{escaped}'>{escaped}</a>")
     lines = text.replace("\r\n", "\n").replace("\r", "\n")  # as XML has it
     for before, after in zip(lines, read.text or "", strict=True):
@@ -293,21 +369,38 @@ def test_escape(conn, text):
     for quoted in (read.get("b"), read.get("c")):
         assert quoted == (read.text or "").replace("\n", " ").replace("\t", " ")
     html5lib.HTMLParser(strict=True).parse(
-        f"<!DOCTYPE html><html><head><title>{escaped}</title></head><body><p>{escaped}</p></body>")
+        f"<!DOCTYPE html><html><head><title>{escaped}</title></head><body><p>{escaped}</p></body>"
+    )
     # a character for each, none that is invisible or that turns the text around it
     for before, after in zip(text, visible, strict=True):
         assert unicodedata.category(after) not in ("Cc", "Cf", "Zs", "Zl", "Zp") or (
-            unicodedata.category(after) == "Cf" and before == after)
+            unicodedata.category(after) == "Cf" and before == after
+        )
         assert unicodedata.bidirectional(after) not in (
-            "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI", "B", "S")
+            "LRE",
+            "RLE",
+            "LRO",
+            "RLO",
+            "PDF",
+            "LRI",
+            "RLI",
+            "FSI",
+            "PDI",
+            "B",
+            "S",
+        )
 
 
 # ---- In the terminal
 
 
 def psql(uri: str, query: str) -> list[str]:
-    return subprocess.run(["psql", "--no-psqlrc", "--quiet", "--dbname", uri, "--command", query],
-                          capture_output=True, text=True, check=True).stdout.splitlines()
+    return subprocess.run(
+        ["psql", "--no-psqlrc", "--quiet", "--dbname", uri, "--command", query],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
 
 
 def columns(text: str) -> int:
@@ -331,19 +424,21 @@ def test_terminal_is_aligned(demo_dsn, prompt):
 def test_terminal_shows_the_relation(demo):
     rows = demo.execute("SELECT * FROM gpt2_attention(%s, 2, 1)", (SENTENCE,)).fetchall()
     for position, _, bars, most in demo.execute(
-            "SELECT * FROM gpt2_attention_text(%s, 2, 1)", (SENTENCE,)).fetchall():
+        "SELECT * FROM gpt2_attention_text(%s, 2, 1)", (SENTENCE,)
+    ).fetchall():
         weights = [row[4] for row in rows if row[0] == position]
         assert len(bars) == position + 1
         for bar, weight in zip(bars, weights, strict=True):
             if bar == "·":
                 assert weight < 0.01
             else:
-                assert 0 <= "▁▂▃▄▅▆▇█".index(bar) + 1 - 8 * weight ** 0.5 < 1 + 1e-9
+                assert 0 <= "▁▂▃▄▅▆▇█".index(bar) + 1 - 8 * weight**0.5 < 1 + 1e-9
         assert int(most.split("%")[0]) == pytest.approx(100 * max(weights), abs=0.51)
     for (position, _, bits, bar), (_, _, _, exact) in zip(
-            demo.execute("SELECT * FROM gpt2_surprisal_text(%s)", (SENTENCE,)).fetchall(),
-            demo.execute(SURPRISAL, (SENTENCE,)).fetchall(),
-            strict=True):
+        demo.execute("SELECT * FROM gpt2_surprisal_text(%s)", (SENTENCE,)).fetchall(),
+        demo.execute(SURPRISAL, (SENTENCE,)).fetchall(),
+        strict=True,
+    ):
         if position == 0:
             assert bits is None and bar is None
             continue
@@ -370,7 +465,9 @@ LOOK = """
         return (x + 0.05) / (y + 0.05);
     };
 """
-LOOK_SVG = LOOK + """
+LOOK_SVG = (
+    LOOK
+    + """
     return [...document.querySelectorAll("div[id]")].map((div) => {
         const svg = div.firstElementChild, frame = svg.getBoundingClientRect();
         const rects = [...svg.querySelectorAll("rect")].map((r) =>
@@ -399,21 +496,26 @@ LOOK_SVG = LOOK + """
         return {id: div.id, n: texts.length, page, lowest, outside, overlapping};
     });
 """
+)
 
 
 @pytest.fixture(scope="module")
 def drawn(demo_dsn) -> dict[str, str]:
     """All pictures of all prompts."""
     with psycopg.connect(demo_dsn, autocommit=True) as conn:
-        return {f"{name} {picture}": value(conn, query, prompt)
-                for name, prompt in PROMPTS.items() for picture, query in PICTURES.items()}
+        return {
+            f"{name} {picture}": value(conn, query, prompt)
+            for name, prompt in PROMPTS.items()
+            for picture, query in PICTURES.items()
+        }
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_text_is_legible(drawn, dark, tmp_path):
     """Text lies within the picture and within its cell, touches no other, and has contrast."""
     page = "<!DOCTYPE html><meta charset=utf-8>" + "".join(
-        f'<div id="{name}">{svg}</div>' for name, svg in drawn.items())
+        f'<div id="{name}">{svg}</div>' for name, svg in drawn.items()
+    )
     looks = browser.evaluate(page, LOOK_SVG, tmp_path, dark)
     assert [look["id"] for look in looks] == list(drawn)
     for look in looks:
@@ -424,8 +526,23 @@ def test_text_is_legible(drawn, dark, tmp_path):
 
 
 PALETTE = [
-    "f6fae2", "d7f0cb", "b3e5bd", "8ddab7", "64cdb6", "35beb7", "00aeb7", "009cb6", "008ab1",
-    "0077a8", "0f649b", "24528a", "2b4176", "23355f", "1c2a48", "171f30"]
+    "f6fae2",
+    "d7f0cb",
+    "b3e5bd",
+    "8ddab7",
+    "64cdb6",
+    "35beb7",
+    "00aeb7",
+    "009cb6",
+    "008ab1",
+    "0077a8",
+    "0f649b",
+    "24528a",
+    "2b4176",
+    "23355f",
+    "1c2a48",
+    "171f30",
+]
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -452,7 +569,9 @@ def test_picture_has_its_colours(drawn, picture, dark, tmp_path):
     assert colours.get(rgb("e6edf3" if dark else "1f2328"), 0) > 10  # text
 
 
-LOOK_PAGE = LOOK + """
+LOOK_PAGE = (
+    LOOK
+    + """
     const doc = document.querySelector("iframe").contentDocument;
     const background = (e) => {
         for (; e; e = e.parentElement) {
@@ -471,6 +590,7 @@ LOOK_PAGE = LOOK + """
             bar: doc.querySelector("td.bar").getBoundingClientRect(),
             background: background(doc.body)};
 """
+)
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -483,7 +603,10 @@ def test_report_on_a_phone(demo, prompt, dark, tmp_path):
     look = browser.evaluate(
         f'<!DOCTYPE html><meta charset=utf-8><meta name="color-scheme" content="{scheme}">'
         f'<iframe style="width:375px;height:800px;border:0" srcdoc="{frame}"></iframe>',
-        LOOK_PAGE, tmp_path, dark)
+        LOOK_PAGE,
+        tmp_path,
+        dark,
+    )
     assert look["width"] == 375 and look["height"] > 1500, look
     assert look["background"] == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
     assert look["low"] == []
@@ -501,7 +624,9 @@ def test_documented_picture(demo, file: Path):
     query = re.search(rf'"([^"]*)" > docs/images/{re.escape(file.name)}', page)[1]
 
     def outline(text):
-        return [re.sub(r"[0-9.]+%|c[0-9a-f]|t[0-9a-f]\b", "", f"{e.tag} {e.get('class')} {e.text}")
-                for e in parse(text).iter()]
+        return [
+            re.sub(r"[0-9.]+%|c[0-9a-f]|t[0-9a-f]\b", "", f"{e.tag} {e.get('class')} {e.text}")
+            for e in parse(text).iter()
+        ]
 
     assert outline(value(demo, query)) == outline(file.read_text(encoding="utf-8"))

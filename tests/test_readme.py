@@ -11,10 +11,22 @@ from conftest import ROOT
 from test_extension import READERS, WRITERS
 
 EXAMPLES = [
-    example for file in ("README.md", "docs/reference.md", "docs/tuning.md", "docs/pictures.md",
-                         "docs/insight.md", "docs/generation.md", "docs/tasks.md")
-    for example in re.findall(r"```sql\n((?:(?!```).)*)```\n```text\n(.*?)```",
-                              (ROOT / file).read_text(encoding="utf-8"), flags=re.DOTALL)]
+    example
+    for file in (
+        "README.md",
+        "docs/reference.md",
+        "docs/tuning.md",
+        "docs/pictures.md",
+        "docs/insight.md",
+        "docs/generation.md",
+        "docs/tasks.md",
+    )
+    for example in re.findall(
+        r"```sql\n((?:(?!```).)*)```\n```text\n(.*?)```",
+        (ROOT / file).read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
+]
 
 
 def test_there_are_examples():
@@ -25,7 +37,11 @@ def test_there_are_examples():
 def test_example(demo_dsn, query, result):
     psql = subprocess.run(
         ["psql", "--no-psqlrc", "--quiet", "--dbname", demo_dsn],
-        input=query, capture_output=True, text=True, check=True)
+        input=query,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert psql.stdout.rstrip("\n") == result.rstrip("\n")
 
 
@@ -36,13 +52,20 @@ def test_results_are_rounded():
 
 SIGNATURES = re.findall(
     r"^    (gpt2_\w+)(\((?:[^()]|\n)*\)\s+RETURNS (?:TABLE\s+\((?:[^()]|\n)*?\)|[\w.\[\]]+))",
-    (ROOT / "docs/reference.md").read_text(encoding="utf-8"), re.MULTILINE)
+    (ROOT / "docs/reference.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
 
 
-@pytest.mark.parametrize(("name", "signature"), [
-    (name, signature) for name, signature in SIGNATURES
-    # these have no types in the page, or are of the other extension
-    if name not in {"gpt2_models", "gpt2_load_model"}])
+@pytest.mark.parametrize(
+    ("name", "signature"),
+    [
+        (name, signature)
+        for name, signature in SIGNATURES
+        # these have no types in the page, or are of the other extension
+        if name not in {"gpt2_models", "gpt2_load_model"}
+    ],
+)
 def test_signature(demo, name, signature):
     """The reference has a function's arguments, defaults and result as the server has them: a
     function that is made of what it says is the same."""
@@ -51,12 +74,16 @@ def test_signature(demo, name, signature):
                     WHERE p.proname = %s AND n.nspname = %s"""
     with demo.transaction(force_rollback=True):
         demo.execute("CREATE SCHEMA documented")
-        demo.execute(f"CREATE FUNCTION documented.{name}{signature} LANGUAGE plpgsql AS 'BEGIN END'")
+        demo.execute(
+            f"CREATE FUNCTION documented.{name}{signature} LANGUAGE plpgsql AS 'BEGIN END'"
+        )
         documented = demo.execute(definition, [name, "documented"]).fetchall()
     assert documented == demo.execute(definition, [name, "public"]).fetchall() != []
 
 
 def test_every_function_has_a_signature():
-    pages = "".join((ROOT / "docs" / page).read_text(encoding="utf-8")
-                    for page in ("reference.md", "insight.md", "pictures.md"))
+    pages = "".join(
+        (ROOT / "docs" / page).read_text(encoding="utf-8")
+        for page in ("reference.md", "insight.md", "pictures.md")
+    )
     assert set(re.findall(r"^    (gpt2_\w+)\(", pages, re.MULTILINE)) >= READERS | WRITERS

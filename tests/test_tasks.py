@@ -3,7 +3,6 @@ tests/oracle/make_task_fixtures.py), and what must hold for any text."""
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +32,9 @@ PROMPTS = ["", "The", "The rows of a table are"]
 CHOICES = [" in", " not", "x", " the order of the table", "é 😀", " 1234567890 1234567890"]
 POOLINGS = ["mean", "weighted", "max", "last"]
 #: each word is a token, with any other before it
-WORD_LISTS = st.lists(st.sampled_from([word for word in WORDS if word != ","]), min_size=1,
-                      max_size=6)
+WORD_LISTS = st.lists(
+    st.sampled_from([word for word in WORDS if word != ","]), min_size=1, max_size=6
+)
 #: whatever PostgreSQL can hold
 TEXTS = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=20)
 
@@ -78,8 +78,9 @@ def test_score(model):
 
 def test_perplexity(model):
     conn, name = model
-    perplexity = one(conn, "SELECT gpt2_perplexity(%s, model => %s)",
-                     FIXTURES[f"{name}/text"].item(), name)
+    perplexity = one(
+        conn, "SELECT gpt2_perplexity(%s, model => %s)", FIXTURES[f"{name}/text"].item(), name
+    )
     np.testing.assert_allclose(np.log(perplexity), FIXTURES[f"{name}/loss"], rtol=TOLERANCE)
 
 
@@ -89,17 +90,23 @@ def test_perplexity_of_a_long_text(model):
     strides = FIXTURES[f"{name}/long/strides"].tolist()
     for i, stride in enumerate(strides):
         # the first is the default
-        ours = [one(conn, "SELECT gpt2_perplexity(%s, %s::int, %s)", text, s, name)
-                for s in ([stride, None] if i == 0 and name != "demo" else [stride])]
-        np.testing.assert_allclose(np.log(ours), np.log(FIXTURES[f"{name}/long/perplexities"][i]),
-                                   rtol=TOLERANCE)
+        ours = [
+            one(conn, "SELECT gpt2_perplexity(%s, %s::int, %s)", text, s, name)
+            for s in ([stride, None] if i == 0 and name != "demo" else [stride])
+        ]
+        np.testing.assert_allclose(
+            np.log(ours), np.log(FIXTURES[f"{name}/long/perplexities"][i]), rtol=TOLERANCE
+        )
 
 
 def test_choose(model):
     conn, name = model
     for n, prompt in enumerate(PROMPTS):
-        expected = {choice: logprob for choice, logprob
-                    in zip(CHOICES, FIXTURES[f"{name}/choices/{n}"]) if not np.isnan(logprob)}
+        expected = {
+            choice: logprob
+            for choice, logprob in zip(CHOICES, FIXTURES[f"{name}/choices/{n}"], strict=False)
+            if not np.isnan(logprob)
+        }
         chosen = rows(conn, "SELECT * FROM gpt2_choose(%s, %s, %s)", prompt, list(expected), name)
         assert sorted(row[0] for row in chosen) == sorted(expected)
         assert [row[3] for row in chosen] == list(range(1, len(expected) + 1))
@@ -109,8 +116,9 @@ def test_choose(model):
         assert np.all(np.diff(ours) <= 0)
         share = np.exp(ours - ours.max())
         np.testing.assert_allclose(probabilities, share / share.sum(), rtol=1e-9)
-        assert chosen[0][0] == one(conn, "SELECT gpt2_classify(%s, %s, %s)", prompt,
-                                   list(expected), name)
+        assert chosen[0][0] == one(
+            conn, "SELECT gpt2_classify(%s, %s, %s)", prompt, list(expected), name
+        )
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -131,18 +139,24 @@ def test_similarity(model):
     a, b = FIXTURES[f"{name}/text"].item(), "The table"
     for pooling, block in (("mean", None), ("weighted", 0)):
         x, y = (embedding(conn, text, pooling, block, name).astype(float) for text in (a, b))
-        ours = one(conn, "SELECT gpt2_similarity(%s, %s, %s, %s::int, %s)", a, b, pooling, block,
-                   name)
+        ours = one(
+            conn, "SELECT gpt2_similarity(%s, %s, %s, %s::int, %s)", a, b, pooling, block, name
+        )
         np.testing.assert_allclose(ours, x @ y / np.linalg.norm(x) / np.linalg.norm(y), atol=1e-6)
 
 
 def test_last_block(demo):
     """Its output is before ln_f; transformers shows it only after."""
     text = "PostgreSQL is an object"
-    residual = one(demo, """SELECT array_agg(value::real[] ORDER BY "position") FROM gpt2_trace(%s,
-                            '{blocks.5.hook_resid_post}')""", text)
-    np.testing.assert_allclose(embedding(demo, text, "mean", 5), np.mean(residual, 0), rtol=1e-5,
-                               atol=1e-5)
+    residual = one(
+        demo,
+        """SELECT array_agg(value::real[] ORDER BY "position") FROM gpt2_trace(%s,
+                            '{blocks.5.hook_resid_post}')""",
+        text,
+    )
+    np.testing.assert_allclose(
+        embedding(demo, text, "mean", 5), np.mean(residual, 0), rtol=1e-5, atol=1e-5
+    )
 
 
 # ---- What must hold for any text
@@ -177,8 +191,12 @@ def test_choices_of_words(demo_dsn, choices, prompt):
         assert {row[0] for row in chosen} == set(texts) and len(chosen) == len(set(texts))
         assert sum(row[2] for row in chosen) == pytest.approx(1)
         for choice, logprob, *_ in chosen:
-            total = one(conn, 'SELECT sum(logprob) FROM gpt2_score(%s) WHERE "position" >= %s',
-                        "".join(prompt) + choice, len(prompt))
+            total = one(
+                conn,
+                'SELECT sum(logprob) FROM gpt2_score(%s) WHERE "position" >= %s',
+                "".join(prompt) + choice,
+                len(prompt),
+            )
             assert logprob == pytest.approx(total, rel=1e-4, abs=1e-5)
 
 
@@ -188,30 +206,41 @@ def test_choices_at_the_end_of_a_chunk(demo, n):
     prompt = text_of_length(demo, n)
     choices = [text_of_length(demo, k, seed=k) for k in (1, 2, 16, 20)]
     for choice, logprob, *_ in rows(demo, "SELECT * FROM gpt2_choose(%s, %s)", prompt, choices):
-        total = one(demo, 'SELECT sum(logprob) FROM gpt2_score(%s) WHERE "position" >= %s',
-                    prompt + choice, n)
+        total = one(
+            demo,
+            'SELECT sum(logprob) FROM gpt2_score(%s) WHERE "position" >= %s',
+            prompt + choice,
+            n,
+        )
         assert logprob == pytest.approx(total, rel=1e-5)
 
 
 def test_choices_of_one_token_are_the_next_token(demo):
     expected = {row[2]: row[4] for row in rows(demo, "SELECT * FROM gpt2_next_token('The', NULL)")}
     for choice, logprob, _, _ in rows(
-            demo, "SELECT * FROM gpt2_choose('The', '{\" table\",\" index\",s}')"):
+        demo, "SELECT * FROM gpt2_choose('The', '{\" table\",\" index\",s}')"
+    ):
         assert np.exp(logprob) == pytest.approx(expected[choice], rel=1e-6)
 
 
 def test_ranks_are_those_of_the_next_token(demo):
     for position, prompt in ((1, "The"), (2, "The table")):
-        token, rank = rows(demo, """SELECT token, rank FROM gpt2_score('The table is')
-                                    WHERE "position" = %s""", position)[0]
-        assert rank == one(demo, "SELECT rank FROM gpt2_next_token(%s, NULL) WHERE token = %s",
-                           prompt, token)
+        token, rank = rows(
+            demo,
+            """SELECT token, rank FROM gpt2_score('The table is')
+                                    WHERE "position" = %s""",
+            position,
+        )[0]
+        assert rank == one(
+            demo, "SELECT rank FROM gpt2_next_token(%s, NULL) WHERE token = %s", prompt, token
+        )
 
 
 @given(TEXTS, TEXTS, st.sampled_from(POOLINGS), st.sampled_from([None, 0, 5]))
 @settings(max_examples=12, deadline=None)
 def test_similarity_of_any_texts(demo_dsn, a, b, pooling, block):
     with psycopg.connect(demo_dsn, autocommit=True) as conn:
+
         def similarity(a, b):
             return one(conn, "SELECT gpt2_similarity(%s, %s, %s, %s::int)", a, b, pooling, block)
 
@@ -220,21 +249,33 @@ def test_similarity_of_any_texts(demo_dsn, a, b, pooling, block):
         assert similarity(a, a) == pytest.approx(1, abs=1e-9)
 
 
-@given(st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=1,
-                max_size=40))
+@given(
+    st.lists(
+        st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=1, max_size=40
+    )
+)
 @settings(max_examples=60, deadline=None)
 def test_pooling(dsn, values):
     x = np.array(values)
     weight = np.arange(1, len(x) + 1)[:, None]
-    expected = {"mean": x.mean(0), "last": x[-1], "max": x.max(0),
-                "weighted": (x * weight).sum(0) / weight.sum()}
+    expected = {
+        "mean": x.mean(0),
+        "last": x[-1],
+        "max": x.max(0),
+        "weighted": (x * weight).sum(0) / weight.sum(),
+    }
     with psycopg.connect(dsn, autocommit=True) as conn:
         for pooling in POOLINGS:
-            ours = one(conn, """SELECT p.y::real[] FROM gpt2._pool(
+            ours = one(
+                conn,
+                """SELECT p.y::real[] FROM gpt2._pool(
                 ARRAY(SELECT v::vector FROM unnest(%s::text[]) AS v), %s) AS p""",
-                       [str(v) for v in values], pooling)
-            np.testing.assert_allclose(ours, expected[pooling], rtol=1e-4,
-                                       atol=1e-5 * max(1, np.abs(x).max()))
+                [str(v) for v in values],
+                pooling,
+            )
+            np.testing.assert_allclose(
+                ours, expected[pooling], rtol=1e-4, atol=1e-5 * max(1, np.abs(x).max())
+            )
 
 
 # ---- The logits of one position
@@ -244,8 +285,12 @@ def test_pooling(dsn, values):
 LOGITS = st.floats(-800, 800).map(lambda x: round(x, 12))
 
 
-@given(st.lists(st.one_of(LOGITS, st.sampled_from([0.0, 1.5, -1e308, -np.inf])),
-                min_size=1, max_size=12), st.data())
+@given(
+    st.lists(
+        st.one_of(LOGITS, st.sampled_from([0.0, 1.5, -1e308, -np.inf])), min_size=1, max_size=12
+    ),
+    st.data(),
+)
 @settings(max_examples=150, deadline=None)
 def test_log_softmax(dsn, logits, data):
     """Against numpy, with ties, and where exp() would raise an error; ids that only pad the
@@ -263,7 +308,8 @@ def test_log_softmax(dsn, logits, data):
     order = sorted(range(len(x)), key=lambda i: (-x[i], i))
     with psycopg.connect(dsn, autocommit=True) as conn:
         log_total, logprob, rank, bits = rows(
-            conn, "SELECT * FROM gpt2._score(%s::float8[], %s)", x.tolist(), token)[0]
+            conn, "SELECT * FROM gpt2._score(%s::float8[], %s)", x.tolist(), token
+        )[0]
     assert log_total == pytest.approx(total)
     assert logprob == pytest.approx(x[token] - total, abs=1e-9)
     assert rank == 1 + order.index(token)
@@ -279,12 +325,24 @@ def test_too_short_for_a_perplexity(demo, text):
 
 
 def test_null(demo):
-    for call in ("gpt2_score(NULL)", "gpt2_choose(NULL, '{a}')", "gpt2_choose('a', NULL)",
-                 "gpt2_choose('a', '{}')", "gpt2_choose('a', '{NULL}')"):
+    for call in (
+        "gpt2_score(NULL)",
+        "gpt2_choose(NULL, '{a}')",
+        "gpt2_choose('a', NULL)",
+        "gpt2_choose('a', '{}')",
+        "gpt2_choose('a', '{NULL}')",
+    ):
         assert rows(demo, f"SELECT * FROM {call}") == []
-    for call in ("gpt2_perplexity(NULL)", "gpt2_classify(NULL, '{a}')", "gpt2_classify('a', NULL)",
-                 "gpt2_classify('a', '{}')", "gpt2_embed(NULL)", "gpt2_embed(NULL, 'max')",
-                 "gpt2_similarity(NULL, 'a')", "gpt2_similarity('a', NULL)"):
+    for call in (
+        "gpt2_perplexity(NULL)",
+        "gpt2_classify(NULL, '{a}')",
+        "gpt2_classify('a', NULL)",
+        "gpt2_classify('a', '{}')",
+        "gpt2_embed(NULL)",
+        "gpt2_embed(NULL, 'max')",
+        "gpt2_similarity(NULL, 'a')",
+        "gpt2_similarity('a', NULL)",
+    ):
         assert one(demo, f"SELECT {call}") is None
 
 
@@ -298,8 +356,11 @@ def test_choices_are_distinct(demo):
 def test_equal_choices_by_position(tx):  # noqa: F811
     """Two tokens with the same embedding are equally likely."""
     table, index = one(tx, "SELECT gpt2_tokenize(' table index')")
-    tx.execute("""UPDATE gpt2.wte SET weight = (SELECT weight FROM gpt2.wte WHERE token = %s)
-                  WHERE token = %s""", (table, index))
+    tx.execute(
+        """UPDATE gpt2.wte SET weight = (SELECT weight FROM gpt2.wte WHERE token = %s)
+                  WHERE token = %s""",
+        (table, index),
+    )
     for choices in ([" index", " table"], [" table", " index"]):
         chosen = rows(tx, "SELECT * FROM gpt2_choose('The', %s)", choices)
         assert [row[0] for row in chosen] == choices
@@ -314,7 +375,8 @@ def test_choices_differ_in_case_and_form(demo):
 
 def test_empty_text_begins_a_document(demo):
     assert rows(demo, "SELECT * FROM gpt2_score('')") == [
-        (0, N_VOCAB - 1, "<|endoftext|>", None, None, None, None)]
+        (0, N_VOCAB - 1, "<|endoftext|>", None, None, None, None)
+    ]
     y = one(demo, "SELECT (gpt2_forward(ARRAY[%s::int]))[1]::real[]", N_VOCAB - 1)
     for pooling in POOLINGS:
         np.testing.assert_allclose(embedding(demo, "", pooling), y, rtol=1e-5)
@@ -322,14 +384,19 @@ def test_empty_text_begins_a_document(demo):
 
 def test_every_function_takes_a_model(shapes):
     """A name or the setting: of two models, the numbers are not the same."""
-    for call in ("(SELECT sum(logprob) FROM gpt2_score('the table'{}))",
-                 "gpt2_perplexity('the table'{})", "gpt2_embed('the table'{})::text",
-                 "(SELECT sum(logprob) FROM gpt2_choose('the', '{{a,b}}'{}))",
-                 "gpt2_similarity('a', 'the'{})"):
-        by_name = [one(shapes, "SELECT " + call.format(f", model => '{name}'"))
-                   for name in ("one_block", "untied")]
+    for call in (
+        "(SELECT sum(logprob) FROM gpt2_score('the table'{}))",
+        "gpt2_perplexity('the table'{})",
+        "gpt2_embed('the table'{})::text",
+        "(SELECT sum(logprob) FROM gpt2_choose('the', '{{a,b}}'{}))",
+        "gpt2_similarity('a', 'the'{})",
+    ):
+        by_name = [
+            one(shapes, "SELECT " + call.format(f", model => '{name}'"))
+            for name in ("one_block", "untied")
+        ]
         assert by_name[0] != by_name[1]
-        for name, expected in zip(("one_block", "untied"), by_name):
+        for name, expected in zip(("one_block", "untied"), by_name, strict=False):
             with shapes.transaction(force_rollback=True):
                 shapes.execute(f"SET LOCAL gpt2.model = '{name}'")
                 assert one(shapes, "SELECT " + call.format("")) == expected
@@ -351,20 +418,30 @@ def test_float16(new_database):
 # ---- What it costs
 
 
-@pytest.mark.parametrize("query, positions, logits", [
-    ("SELECT * FROM gpt2_score(' table index the of')", 4, 3),
-    ("SELECT * FROM gpt2_score(repeat(' the', 40))", 40, 39),
-    ("SELECT gpt2_perplexity(' table index the of')", 4, 3),
-    ("SELECT gpt2_perplexity(repeat(' the', 260), 200)", 256 + 60, 255 + 4),
-    # choices of 1, 1 and 3 tokens: the prompt once, and the two that follow the third's first
-    ("SELECT * FROM gpt2_choose(' table index the of', '{\" table\",\" of\",\" is the of\"}')",
-     4 + 2, 1 + 2),
-    ("SELECT gpt2_classify(' table index the of', '{\" table\",\" of\",\" is the of\"}')",
-     4 + 2, 1 + 2),
-    ("SELECT * FROM gpt2_choose('The', '{}')", 0, 0),
-    ("SELECT gpt2_embed(' table index the of')", 4, 0),
-    ("SELECT gpt2_embed(' table index the of', 'max', 2)", 4 * 3 / 6, 0),
-    ("SELECT gpt2_similarity(' table index the of', ' table')", 5, 0)])
+@pytest.mark.parametrize(
+    "query, positions, logits",
+    [
+        ("SELECT * FROM gpt2_score(' table index the of')", 4, 3),
+        ("SELECT * FROM gpt2_score(repeat(' the', 40))", 40, 39),
+        ("SELECT gpt2_perplexity(' table index the of')", 4, 3),
+        ("SELECT gpt2_perplexity(repeat(' the', 260), 200)", 256 + 60, 255 + 4),
+        # choices of 1, 1 and 3 tokens: the prompt once, and the two that follow the third's first
+        (
+            'SELECT * FROM gpt2_choose(\' table index the of\', \'{" table"," of"," is the of"}\')',
+            4 + 2,
+            1 + 2,
+        ),
+        (
+            'SELECT gpt2_classify(\' table index the of\', \'{" table"," of"," is the of"}\')',
+            4 + 2,
+            1 + 2,
+        ),
+        ("SELECT * FROM gpt2_choose('The', '{}')", 0, 0),
+        ("SELECT gpt2_embed(' table index the of')", 4, 0),
+        ("SELECT gpt2_embed(' table index the of', 'max', 2)", 4 * 3 / 6, 0),
+        ("SELECT gpt2_similarity(' table index the of', ' table')", 5, 0),
+    ],
+)
 def test_reads(tx, query, positions, logits):  # noqa: F811
     """The weights are read once a position, the token embeddings once for each distribution."""
     pages = LINEAR_PAGES * positions + TOKEN_PAGES * logits
@@ -377,29 +454,40 @@ def test_arithmetic_of_score(tx):  # noqa: F811
     assert n["_run"] == 1
     assert n["vector_sub"] == (13 + 24) * 24 + 23
     assert n["vector_negative_inner_product"] == (
-        (N_LINEAR + 2 * 13) * 24 + 24 * (24 * 25 // 2) + 24 * 32 * 8 + N_VOCAB * 23)
+        (N_LINEAR + 2 * 13) * 24 + 24 * (24 * 25 // 2) + 24 * 32 * 8 + N_VOCAB * 23
+    )
 
 
 def test_arithmetic_of_choose(tx):  # noqa: F811
     """The prompt's 4 positions and the 2 that follow; a run for it, and one for the long choice."""
-    n = count_calls(tx, "SELECT * FROM gpt2_choose(' table index the of', "
-                        "'{\" table\",\" of\",\" is the of\"}')")
+    n = count_calls(
+        tx, 'SELECT * FROM gpt2_choose(\' table index the of\', \'{" table"," of"," is the of"}\')'
+    )
     assert n["_run"] == 2
     assert n["vector_sub"] == (13 + 24) * 6 + 3
     assert n["vector_negative_inner_product"] == (
-        (N_LINEAR + 2 * 13) * 6 + 24 * (6 * 7 // 2) + N_VOCAB * 3)
+        (N_LINEAR + 2 * 13) * 6 + 24 * (6 * 7 // 2) + N_VOCAB * 3
+    )
 
 
 # ---- Where it runs
 
 
-CALLS = ["gpt2_perplexity({})", "gpt2_classify({}, '{{\" is\",\" the\"}}')", "gpt2_embed({})::text",
-         "gpt2_similarity({}, 'The table')"]
-SET_CALLS = ["gpt2_score({})", "gpt2_choose({}, '{{\" is\",\" the table\"}}')"]
+CALLS = [
+    "gpt2_perplexity({})",
+    'gpt2_classify({}, \'{{" is"," the"}}\')',
+    "gpt2_embed({})::text",
+    "gpt2_similarity({}, 'The table')",
+]
+SET_CALLS = ["gpt2_score({})", 'gpt2_choose({}, \'{{" is"," the table"}}\')']
 #: of a table t (n, text); as docs/tasks.md: a call in FROM is not divided among workers
-QUERIES = [*(f"SELECT n, {call.format('text')} FROM t WHERE true" for call in CALLS),
-           *(f"SELECT n, (s).* FROM (SELECT n, {call.format('text')} AS s FROM t WHERE true) AS q"
-             for call in SET_CALLS)]
+QUERIES = [
+    *(f"SELECT n, {call.format('text')} FROM t WHERE true" for call in CALLS),
+    *(
+        f"SELECT n, (s).* FROM (SELECT n, {call.format('text')} AS s FROM t WHERE true) AS q"
+        for call in SET_CALLS
+    ),
+]
 
 
 @pytest.mark.parametrize("query", QUERIES)
@@ -427,8 +515,11 @@ def test_parallel_scan(tx, query):  # noqa: F811
 def test_nearest_rows_by_an_index(tx):  # noqa: F811
     """As in docs/tasks.md: the index gives the order, and the question is read once."""
     tx.execute("CREATE TABLE page (id int PRIMARY KEY, body text, embedding vector(128))")
-    tx.execute("""INSERT INTO page SELECT n, w || ' is a word', gpt2_embed(w || ' is a word')
-                  FROM unnest(%s::text[]) WITH ORDINALITY AS u (w, n)""", (WORDS,))
+    tx.execute(
+        """INSERT INTO page SELECT n, w || ' is a word', gpt2_embed(w || ' is a word')
+                  FROM unnest(%s::text[]) WITH ORDINALITY AS u (w, n)""",
+        (WORDS,),
+    )
     query = """SELECT id FROM page
                ORDER BY embedding <=> (SELECT gpt2_embed('a table is a word')) LIMIT 3"""
     expected = rows(tx, query)
@@ -459,39 +550,93 @@ def test_batch(tx, query):  # noqa: F811
 
 LONG = "repeat(' the', 257)"
 HALF = "repeat(' the', 200)"
-ABSENT = ('model "absent" does not exist', "The argument model names it.",
-          "SELECT name FROM gpt2_models(); lists the models.")
-TOO_LONG = ('the prompt is too long for model "demo"', "It has 257 tokens, the context is 256.",
-            "Shorten the prompt; SELECT count(*) FROM gpt2_tokens(prompt); counts its tokens.")
+ABSENT = (
+    'model "absent" does not exist',
+    "The argument model names it.",
+    "SELECT name FROM gpt2_models(); lists the models.",
+)
+TOO_LONG = (
+    'the prompt is too long for model "demo"',
+    "It has 257 tokens, the context is 256.",
+    "Shorten the prompt; SELECT count(*) FROM gpt2_tokens(prompt); counts its tokens.",
+)
 BAD = [
     # call, SQLSTATE, message, detail, hint
-    *[(call, "54000", *TOO_LONG) for call in (
-        f"gpt2_score({LONG})", f"gpt2_choose({LONG}, '{{a}}')", f"gpt2_classify({LONG}, '{{a}}')",
-        f"gpt2_embed({LONG})", f"gpt2_similarity({LONG}, 'x')", f"gpt2_similarity('x', {LONG})")],
-    *[(call, "22023", *ABSENT) for call in (
-        "gpt2_score('x', 'absent')", "gpt2_perplexity('x', model => 'absent')",
-        "gpt2_choose('x', '{a}', 'absent')", "gpt2_classify('x', '{a}', 'absent')",
-        "gpt2_embed('x', model => 'absent')", "gpt2_similarity('x', 'x', model => 'absent')")],
-    *[(f"gpt2_perplexity('x', {stride})", "22023", 'stride must be 1 to 256 for model "demo"',
-       f"It is {stride}.", "Use NULL for half the context.") for stride in (0, -1, 257)],
-    *[(f"{function}('x', '{{a,NULL,\"\",\"\",b}}')", "22023", "choice 3 is empty",
-       "The empty text has no token, hence no probability.",
-       "Leave it out: array_remove(choices, '').")
-      for function in ("gpt2_choose", "gpt2_classify")],
-    (f"gpt2_choose({HALF}, ARRAY['a', repeat(' the', 57)])", "54000",
-     'the prompt with choice 2 is too long for model "demo"',
-     "They have 200 and 57 tokens, the context is 256.",
-     "Shorten the prompt; SELECT count(*) FROM gpt2_tokens(prompt); counts its tokens."),
-    *[(call, "22023", f'pooling "{pooling}" does not exist',
-       "It says how the positions of a text become one vector.",
-       "Use mean, weighted (by position), max or last.")
-      for pooling in ("cls", "Mean", "", "NULL")
-      for value in ("NULL" if pooling == "NULL" else f"'{pooling}'",)
-      for call in (f"gpt2_embed('x', {value})", f"gpt2_similarity('x', 'y', {value})")],
-    *[(call, "22023", f'block {block} does not exist in model "demo"', "Its blocks are 0 to 5.",
-       "Use NULL for what the last layer norm gives.")
-      for block in (-1, 6) for call in (f"gpt2_embed('x', block => {block})",
-                                        f"gpt2_similarity('x', 'y', block => {block})")],
+    *[
+        (call, "54000", *TOO_LONG)
+        for call in (
+            f"gpt2_score({LONG})",
+            f"gpt2_choose({LONG}, '{{a}}')",
+            f"gpt2_classify({LONG}, '{{a}}')",
+            f"gpt2_embed({LONG})",
+            f"gpt2_similarity({LONG}, 'x')",
+            f"gpt2_similarity('x', {LONG})",
+        )
+    ],
+    *[
+        (call, "22023", *ABSENT)
+        for call in (
+            "gpt2_score('x', 'absent')",
+            "gpt2_perplexity('x', model => 'absent')",
+            "gpt2_choose('x', '{a}', 'absent')",
+            "gpt2_classify('x', '{a}', 'absent')",
+            "gpt2_embed('x', model => 'absent')",
+            "gpt2_similarity('x', 'x', model => 'absent')",
+        )
+    ],
+    *[
+        (
+            f"gpt2_perplexity('x', {stride})",
+            "22023",
+            'stride must be 1 to 256 for model "demo"',
+            f"It is {stride}.",
+            "Use NULL for half the context.",
+        )
+        for stride in (0, -1, 257)
+    ],
+    *[
+        (
+            f"{function}('x', '{{a,NULL,\"\",\"\",b}}')",
+            "22023",
+            "choice 3 is empty",
+            "The empty text has no token, hence no probability.",
+            "Leave it out: array_remove(choices, '').",
+        )
+        for function in ("gpt2_choose", "gpt2_classify")
+    ],
+    (
+        f"gpt2_choose({HALF}, ARRAY['a', repeat(' the', 57)])",
+        "54000",
+        'the prompt with choice 2 is too long for model "demo"',
+        "They have 200 and 57 tokens, the context is 256.",
+        "Shorten the prompt; SELECT count(*) FROM gpt2_tokens(prompt); counts its tokens.",
+    ),
+    *[
+        (
+            call,
+            "22023",
+            f'pooling "{pooling}" does not exist',
+            "It says how the positions of a text become one vector.",
+            "Use mean, weighted (by position), max or last.",
+        )
+        for pooling in ("cls", "Mean", "", "NULL")
+        for value in ("NULL" if pooling == "NULL" else f"'{pooling}'",)
+        for call in (f"gpt2_embed('x', {value})", f"gpt2_similarity('x', 'y', {value})")
+    ],
+    *[
+        (
+            call,
+            "22023",
+            f'block {block} does not exist in model "demo"',
+            "Its blocks are 0 to 5.",
+            "Use NULL for what the last layer norm gives.",
+        )
+        for block in (-1, 6)
+        for call in (
+            f"gpt2_embed('x', block => {block})",
+            f"gpt2_similarity('x', 'y', block => {block})",
+        )
+    ],
 ]
 
 
@@ -501,7 +646,11 @@ def test_bad_input(demo, call, code, message, detail, hint):
         demo.execute(f"SELECT {call}")
     diag = error.value.diag
     assert (diag.sqlstate, diag.message_primary, diag.message_detail, diag.message_hint) == (
-        code, message, detail, hint)
+        code,
+        message,
+        detail,
+        hint,
+    )
 
 
 def test_longest_that_fits(demo):
@@ -510,16 +659,26 @@ def test_longest_that_fits(demo):
     assert len(rows(demo, f"SELECT * FROM gpt2_choose({HALF}, ARRAY[repeat(' the', 56)])")) == 1
 
 
-@pytest.mark.parametrize("call", [f"gpt2_choose({HALF}, '{{a,b,\"\"}}')",
-                                  f"gpt2_choose({HALF}, ARRAY['a', {HALF}])",
-                                  f"gpt2_embed({HALF}, 'absent')",
-                                  f"gpt2_embed({HALF}, block => 6)", f"gpt2_perplexity({HALF}, 0)"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        f"gpt2_choose({HALF}, '{{a,b,\"\"}}')",
+        f"gpt2_choose({HALF}, ARRAY['a', {HALF}])",
+        f"gpt2_embed({HALF}, 'absent')",
+        f"gpt2_embed({HALF}, block => 6)",
+        f"gpt2_perplexity({HALF}, 0)",
+    ],
+)
 def test_bad_input_comes_before_the_work(tx, call):  # noqa: F811
     """Also where only the last choice is bad: but for a look whether there are weights, none is
     read."""
+
     def read():
-        return one(tx, """SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables
-                          WHERE relid = 'gpt2.matrix_page'::regclass""")
+        return one(
+            tx,
+            """SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables
+                          WHERE relid = 'gpt2.matrix_page'::regclass""",
+        )
 
     before = read()
     with pytest.raises(psycopg.Error), tx.transaction():

@@ -5,12 +5,12 @@ Many texts go to the server in one query, since a round trip costs more than a s
 
 from __future__ import annotations
 
+import pydoc_data.topics
 import random
 import sys
 from pathlib import Path
 
 import psycopg
-import pydoc_data.topics
 import pytest
 from conftest import DEMO, ROOT
 from hypothesis import HealthCheck, given, settings
@@ -36,11 +36,43 @@ PIECES = """
     \u200b \u200d \u2060 \ufeff \u180e \xad \x01 \x1b \x7f \x80 \x9f
     aaaaaaaa aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa ======= 0000000 !!!!!!!!!!!!!!!!!
 """.split()
-SPACES = [" ", " ", " ", "  ", "   ", " " * 17, "\t", "\t\t", "\n", "\n\n", "\r\n", "\r", "\v", "\f",
-          "\x1c", "\x1d", "\x1e", "\x1f", "\x85", "\xa0", "\u1680", "\u2003", "\u2028", "\u2029",
-          "\u202f", "\u205f", "\u3000"]
-RANGES = [(1, 0x80), (0x80, 0x300), (0x300, 0xD800), (0xE000, 0x10000), (0x10000, 0x20000),
-          (0x20000, 0x110000)]
+SPACES = [
+    " ",
+    " ",
+    " ",
+    "  ",
+    "   ",
+    " " * 17,
+    "\t",
+    "\t\t",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\r",
+    "\v",
+    "\f",
+    "\x1c",
+    "\x1d",
+    "\x1e",
+    "\x1f",
+    "\x85",
+    "\xa0",
+    "\u1680",
+    "\u2003",
+    "\u2028",
+    "\u2029",
+    "\u202f",
+    "\u205f",
+    "\u3000",
+]
+RANGES = [
+    (1, 0x80),
+    (0x80, 0x300),
+    (0x300, 0xD800),
+    (0xE000, 0x10000),
+    (0x10000, 0x20000),
+    (0x20000, 0x110000),
+]
 
 
 def adversarial(rng: random.Random) -> str:
@@ -71,7 +103,8 @@ def check(conn, reference, texts: list[str], model: str | None = None) -> None:
     different = [
         (text, tokens, ids, again)
         for text, ids, (tokens, again) in zip(
-            texts, expected, tokenize(conn, texts, model), strict=True)
+            texts, expected, tokenize(conn, texts, model), strict=True
+        )
         if tokens != ids or again != text
     ]
     assert different == []
@@ -94,10 +127,20 @@ def test_adversarial_strings(conn, reference, seed):
     check(conn, reference, [adversarial(rng) for _ in range(5500)])
 
 
-@settings(max_examples=20, deadline=None, database=None, print_blob=True,
-          suppress_health_check=list(HealthCheck))
-@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
-                min_size=10, max_size=50))
+@settings(
+    max_examples=20,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+@given(
+    st.lists(
+        st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+        min_size=10,
+        max_size=50,
+    )
+)
 def test_any_text(dsn, reference, texts):
     with psycopg.connect(dsn, autocommit=True) as connection:
         check(connection, reference, texts)
@@ -107,14 +150,17 @@ def test_every_code_point_is_split(conn):
     """Letter, number, space or other: of the four, each makes other words of this text."""
     split = ByteLevel(add_prefix_space=False, use_regex=True).pre_tokenize_str
     points = [chr(c) for c in range(1, sys.maxunicode + 1) if not 0xD800 <= c < 0xE000]
-    texts = ["".join(f"a{c}1{c}!\n" for c in points[i : i + 20_000])
-             for i in range(0, len(points), 20_000)]
+    texts = [
+        "".join(f"a{c}1{c}!\n" for c in points[i : i + 20_000])
+        for i in range(0, len(points), 20_000)
+    ]
     rows = conn.execute(
         """SELECT ARRAY(SELECT length(w.match[1])
                         FROM regexp_matches(text COLLATE "C", gpt2._split_pattern(), 'g')
                             WITH ORDINALITY AS w (match, n) ORDER BY w.n)
            FROM unnest(%s::text[]) WITH ORDINALITY AS u (text, i) ORDER BY u.i""",
-        (texts,)).fetchall()
+        (texts,),
+    ).fetchall()
     for text, (lengths,) in zip(texts, rows, strict=True):
         assert lengths == [last - first for _, (first, last) in split(text)]
 
@@ -122,15 +168,22 @@ def test_every_code_point_is_split(conn):
 @pytest.mark.parametrize("form", ["{}\n", " {}{}'s", "\n{} {}\t"])
 def test_code_points(conn, reference, form):
     points = [*range(1, 0x3200), *range(0x3200, 0xD800, 97), *range(0xE000, 0x110000, 977)]
-    texts = ["".join(form.replace("{}", chr(c)) for c in points[i : i + 1000])
-             for i in range(0, len(points), 1000)]
+    texts = [
+        "".join(form.replace("{}", chr(c)) for c in points[i : i + 1000])
+        for i in range(0, len(points), 1000)
+    ]
     check(conn, reference, texts)
 
 
 def test_real_text(conn, reference):
-    files = [ROOT / "sql/tokenizer/vocab.bpe", DEMO / "README.md", ROOT / "LICENSE",
-             *sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("sql/**/*.sql")),
-             Path(random.__file__)]
+    files = [
+        ROOT / "sql/tokenizer/vocab.bpe",
+        DEMO / "README.md",
+        ROOT / "LICENSE",
+        *sorted(ROOT.glob("*.md")),
+        *sorted(ROOT.glob("sql/**/*.sql")),
+        Path(random.__file__),
+    ]
     check(conn, reference, [path.read_text(encoding="utf-8") for path in files])
 
 
@@ -146,20 +199,42 @@ def test_many_words_that_are_no_token(conn, reference):
     That takes half a second; hashing each word's pairs instead would take some minutes.
     """
     rng = random.Random(8)
-    letters = [range(0x61, 0x7B), range(0x430, 0x450), range(0x3B1, 0x3CA), range(0x4E00, 0x9000),
-               range(0xAC00, 0xD7A3), range(0x621, 0x63B), range(0x905, 0x93A),
-               range(0x1F600, 0x1F64F), range(0x30, 0x3A)]
-    words = ["".join(map(chr, rng.choices(rng.choice(letters), k=rng.randint(3, 9))))
-             for _ in range(30_000)]
+    letters = [
+        range(0x61, 0x7B),
+        range(0x430, 0x450),
+        range(0x3B1, 0x3CA),
+        range(0x4E00, 0x9000),
+        range(0xAC00, 0xD7A3),
+        range(0x621, 0x63B),
+        range(0x905, 0x93A),
+        range(0x1F600, 0x1F64F),
+        range(0x30, 0x3A),
+    ]
+    words = [
+        "".join(map(chr, rng.choices(rng.choice(letters), k=rng.randint(3, 9))))
+        for _ in range(30_000)
+    ]
     conn.execute("SET statement_timeout = '60s'")
     check(conn, reference, [" ".join(words)])
     # the same words a few at a time, which takes the rules one by one from the index
     check(conn, reference, [" ".join(words[i : i + 50]) for i in range(0, 3000, 50)])
 
 
-@pytest.mark.parametrize("unit, size", [
-    ("a", 1_000_000), (" ", 100_000), ("\n", 100_000), ("!", 100_000), ("0", 100_000),
-    ("\x85", 100_000), ("漢", 100_000), ("😀", 100_000), (" a", 100_000), ("ab", 100_000)])
+@pytest.mark.parametrize(
+    "unit, size",
+    [
+        ("a", 1_000_000),
+        (" ", 100_000),
+        ("\n", 100_000),
+        ("!", 100_000),
+        ("0", 100_000),
+        ("\x85", 100_000),
+        ("漢", 100_000),
+        ("😀", 100_000),
+        (" a", 100_000),
+        ("ab", 100_000),
+    ],
+)
 def test_long_runs(conn, reference, unit, size):
     check(conn, reference, [unit * (size // len(unit))])
 
@@ -172,7 +247,8 @@ def test_every_token(conn, reference):
     """A token's own text gives what it gives there: this proves gpt2.token.mergeable."""
     rows = conn.execute(
         """SELECT token, bytes, gpt2_detokenize(ARRAY[token]) AS text FROM gpt2.token
-           WHERE tokenizer = 1 ORDER BY token""").fetchall()
+           WHERE tokenizer = 1 ORDER BY token"""
+    ).fetchall()
     assert [token for token, _, _ in rows] == list(range(N_TOKEN))
     texts = []
     for token, value, text in rows:
@@ -182,24 +258,32 @@ def test_every_token(conn, reference):
     assert len(texts) > 49_000
     # an end of line parts them, but for white space, which runs into it
     words = [text for text in texts if text.strip()]
-    check(conn, reference, [text for text in texts if not text.strip()]
-          + ["\n".join(words[i : i + 1000]) for i in range(0, len(words), 1000)])
+    check(
+        conn,
+        reference,
+        [text for text in texts if not text.strip()]
+        + ["\n".join(words[i : i + 1000]) for i in range(0, len(words), 1000)],
+    )
 
 
 def test_every_token_is_itself(conn):
     """Each of GPT-2's tokens but <|endoftext|> is what its bytes are merged to."""
     assert conn.execute(
         """SELECT count(*), count(DISTINCT bytes), array_agg(token) FILTER (WHERE NOT mergeable)
-           FROM gpt2.token WHERE tokenizer = 1""").fetchone() == (N_TOKEN, N_TOKEN, [50256])
+           FROM gpt2.token WHERE tokenizer = 1"""
+    ).fetchone() == (N_TOKEN, N_TOKEN, [50256])
 
 
-@pytest.mark.parametrize("prompt, tokens", [
-    ("PostgreSQL is great", [6307, 47701, 318, 1049]),
-    ("Happy New Year!", [25082, 968, 6280, 0]),
-    ("<|endoftext|>", [27, 91, 437, 1659, 5239, 91, 29]),
-    ("", []),
-    (None, None),
-])
+@pytest.mark.parametrize(
+    "prompt, tokens",
+    [
+        ("PostgreSQL is great", [6307, 47701, 318, 1049]),
+        ("Happy New Year!", [25082, 968, 6280, 0]),
+        ("<|endoftext|>", [27, 91, 437, 1659, 5239, 91, 29]),
+        ("", []),
+        (None, None),
+    ],
+)
 def test_examples(conn, prompt, tokens):
     assert conn.execute("SELECT gpt2_tokenize(%s)", (prompt,)).fetchone() == (tokens,)
     assert conn.execute("SELECT gpt2_detokenize(%s::int[])", (tokens,)).fetchone() == (prompt,)
@@ -210,8 +294,11 @@ def test_examples(conn, prompt, tokens):
 
 def test_tokens(conn):
     assert conn.execute("SELECT * FROM gpt2_tokens('PostgreSQL is ☃')").fetchall() == [
-        (0, 6307, "Post"), (1, 47701, "greSQL"), (2, 318, " is"),
-        (3, 34719, " \ufffd"), (4, 225, "\ufffd"),
+        (0, 6307, "Post"),
+        (1, 47701, "greSQL"),
+        (2, 318, " is"),
+        (3, 34719, " \ufffd"),
+        (4, 225, "\ufffd"),
     ]
     for prompt in (None, ""):
         assert conn.execute("SELECT * FROM gpt2_tokens(%s)", (prompt,)).fetchall() == []
@@ -219,12 +306,27 @@ def test_tokens(conn):
 
 def test_bpe(conn):
     rows = conn.execute(
-        "SELECT step, token, merged, pieces FROM gpt2_bpe('Mississippilessly')").fetchall()
+        "SELECT step, token, merged, pieces FROM gpt2_bpe('Mississippilessly')"
+    ).fetchall()
     merges = [row for row in rows if row[0] > 0]
     assert [row[:3] for row in merges] == [
-        (i, *pair) for i, pair in enumerate(
-            [(271, "is"), (274, "es"), (306, "ly"), (346, "il"), (381, "pp"), (408, "ess"),
-             (747, "iss"), (3974, "ipp"), (17140, "Miss"), (30608, "iless")], 1)]
+        (i, *pair)
+        for i, pair in enumerate(
+            [
+                (271, "is"),
+                (274, "es"),
+                (306, "ly"),
+                (346, "il"),
+                (381, "pp"),
+                (408, "ess"),
+                (747, "iss"),
+                (3974, "ipp"),
+                (17140, "Miss"),
+                (30608, "iless"),
+            ],
+            1,
+        )
+    ]
     assert merges[0][3] == list("M") + ["is", "s", "is", *"sippilessly"]
     assert merges[-1][3] == ["Miss", "iss", "ipp", "iless", "ly"]
     assert conn.execute("SELECT * FROM gpt2_bpe(NULL)").fetchall() == []
@@ -232,12 +334,16 @@ def test_bpe(conn):
 
 def test_bpe_ends_in_the_tokens(conn):
     words = ["Mississippilessly", " hello", "aaaaaaaaaaaaaaa", "日本語"]
-    assert conn.execute(
-        """SELECT word FROM unnest(%s::text[]) AS word
+    assert (
+        conn.execute(
+            """SELECT word FROM unnest(%s::text[]) AS word
            WHERE (SELECT array_agg(piece ORDER BY position) FROM gpt2_tokens(word))
                  IS DISTINCT FROM
                  (SELECT pieces FROM gpt2_bpe(word) ORDER BY step DESC LIMIT 1)""",
-        (words,)).fetchall() == []
+            (words,),
+        ).fetchall()
+        == []
+    )
     # a row a merge: none here
     assert conn.execute("SELECT * FROM gpt2_bpe('x')").fetchall() == []
 
@@ -249,8 +355,9 @@ def test_bpe_ends_in_the_tokens(conn):
 def test_detokenize_any_list(conn, reference, lowest, highest):
     """Tokens that cut characters: what is not UTF-8 becomes U+FFFD."""
     rng = random.Random(lowest + highest)
-    lists = [[rng.randint(lowest, highest) for _ in range(rng.randrange(1, 12))]
-             for _ in range(6000)]
+    lists = [
+        [rng.randint(lowest, highest) for _ in range(rng.randrange(1, 12))] for _ in range(6000)
+    ]
     compare_decoded(conn, reference, lists)
 
 
@@ -268,7 +375,8 @@ def compare_decoded(conn, reference, lists: list[list[int]]) -> None:
     got = conn.execute(
         """SELECT gpt2_detokenize(l::int[])
            FROM unnest(%s::text[]) WITH ORDINALITY AS t (l, n) ORDER BY n""",
-        (["{" + ",".join(map(str, ids)) + "}" for ids in lists],)).fetchall()
+        (["{" + ",".join(map(str, ids)) + "}" for ids in lists],),
+    ).fetchall()
     different = []
     for ids, (text,) in zip(lists, got, strict=True):
         # text cannot hold NUL
@@ -280,15 +388,19 @@ def compare_decoded(conn, reference, lists: list[list[int]]) -> None:
 
 def test_detokenize_endoftext(conn):
     assert conn.execute("SELECT gpt2_detokenize('{50256,15496,50256}')").fetchone() == (
-        "<|endoftext|>Hello<|endoftext|>",)
+        "<|endoftext|>Hello<|endoftext|>",
+    )
 
 
-@pytest.mark.parametrize("tokens, message", [
-    ([50257], "token 50257 is not in the vocabulary"),
-    ([1, -1, 60000], "token -1 is not in the vocabulary"),
-    ([2**31 - 1], "token 2147483647 is not in the vocabulary"),
-    ([1, None], "token NULL is not in the vocabulary"),
-])
+@pytest.mark.parametrize(
+    "tokens, message",
+    [
+        ([50257], "token 50257 is not in the vocabulary"),
+        ([1, -1, 60000], "token -1 is not in the vocabulary"),
+        ([2**31 - 1], "token 2147483647 is not in the vocabulary"),
+        ([1, None], "token NULL is not in the vocabulary"),
+    ],
+)
 def test_detokenize_refuses(conn, tokens, message):
     with pytest.raises(InvalidParameterValue) as error:
         conn.execute("SELECT gpt2_detokenize(%s::int[])", (tokens,))
@@ -296,9 +408,15 @@ def test_detokenize_refuses(conn, tokens, message):
     assert error.value.diag.message_detail == "Tokens are 0 to 50256."
 
 
-@pytest.mark.parametrize("function", [
-    "gpt2_tokenize('x', 'absent')", "gpt2_detokenize('{1}', 'absent')",
-    "gpt2_tokens('x', 'absent')", "gpt2_bpe('x', 'absent')"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        "gpt2_tokenize('x', 'absent')",
+        "gpt2_detokenize('{1}', 'absent')",
+        "gpt2_tokens('x', 'absent')",
+        "gpt2_bpe('x', 'absent')",
+    ],
+)
 def test_unknown_model(conn, function):
     with pytest.raises(InvalidParameterValue, match='model "absent" does not exist'):
         conn.execute(f"SELECT * FROM {function}")
@@ -308,14 +426,18 @@ def test_unknown_model(conn, function):
 
 
 def icu_locales(conn) -> bool:
-    return conn.execute("SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')"
-                        ).fetchone()[0]
+    return conn.execute(
+        "SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')"
+    ).fetchone()[0]
 
 
-@pytest.mark.parametrize("options", [
-    "ENCODING 'UTF8' LOCALE 'C'",
-    "ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'",
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "ENCODING 'UTF8' LOCALE 'C'",
+        "ENCODING 'UTF8' LOCALE 'C' LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'",
+    ],
+)
 def test_database_collation(conn, new_database, reference, options):
     if "icu" in options and not (icu_locales(conn) and conn.info.server_version >= 150000):
         pytest.skip("no database of this server can have an ICU collation")
@@ -342,15 +464,20 @@ def test_column_collation(conn, reference, collation):
     rng = random.Random(6)
     texts = [adversarial(rng) for _ in range(500)]
     conn.execute(f"CREATE TEMPORARY TABLE texts (n int, text text COLLATE {collation})")
-    conn.execute("""INSERT INTO texts
-                    SELECT n, t FROM unnest(%s::text[]) WITH ORDINALITY AS u (t, n)""", (texts,))
+    conn.execute(
+        """INSERT INTO texts
+                    SELECT n, t FROM unnest(%s::text[]) WITH ORDINALITY AS u (t, n)""",
+        (texts,),
+    )
     rows = conn.execute("""SELECT gpt2_tokenize(text), gpt2_detokenize(gpt2_tokenize(text))
                            FROM texts ORDER BY n""").fetchall()
     assert rows == [(reference.encode(text).ids, text) for text in texts]
     last = """SELECT b.pieces FROM gpt2_bpe('ﬀ Naïve İstanbul'{}) AS b
               ORDER BY b.step DESC LIMIT 1"""
-    assert (conn.execute(last.format(f" COLLATE {collation}")).fetchone()
-            == conn.execute(last.format("")).fetchone())
+    assert (
+        conn.execute(last.format(f" COLLATE {collation}")).fetchone()
+        == conn.execute(last.format("")).fetchone()
+    )
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
@@ -384,5 +511,9 @@ def test_truncated_vocabulary_ids(demo):
         demo.execute("SELECT gpt2_detokenize('{1,8192}')")
     assert error.value.diag.message_primary == "token 8192 is not in the vocabulary"
     assert error.value.diag.message_detail == "Tokens are 0 to 8191."
-    assert all(token < 8191 for (token,) in demo.execute(
-        "SELECT token FROM gpt2_bpe('Mississippilessly') WHERE token IS NOT NULL"))
+    assert all(
+        token < 8191
+        for (token,) in demo.execute(
+            "SELECT token FROM gpt2_bpe('Mississippilessly') WHERE token IS NOT NULL"
+        )
+    )

@@ -27,9 +27,12 @@ def content(dsn: str) -> dict[str, int]:
     with psycopg.connect(dsn) as connection:
         tables = connection.execute(
             "SELECT oid::regclass::text FROM pg_class "
-            "WHERE relkind = 'r' AND NOT relisshared AND oid <> 'pg_statistic'::regclass")
-        return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-                for (table,) in tables.fetchall()}
+            "WHERE relkind = 'r' AND NOT relisshared AND oid <> 'pg_statistic'::regclass"
+        )
+        return {
+            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            for (table,) in tables.fetchall()
+        }
 
 
 def equal(shown: str, printed: str) -> bool:
@@ -37,8 +40,9 @@ def equal(shown: str, printed: str) -> bool:
     sum in different orders."""
     results = re.compile(r"(```text\n.*?```)", re.DOTALL)
     pairs = list(zip(results.split(shown), results.split(printed), strict=False))
-    return (len(results.split(shown)) == len(results.split(printed))
-            and all(a == b or (a.startswith("```text") and close(a, b)) for a, b in pairs))
+    return len(results.split(shown)) == len(results.split(printed)) and all(
+        a == b or (a.startswith("```text") and close(a, b)) for a, b in pairs
+    )
 
 
 def close(shown: str, printed: str) -> bool:
@@ -46,13 +50,19 @@ def close(shown: str, printed: str) -> bool:
     return NUMBER.sub("#", shown) == NUMBER.sub("#", printed) and all(
         a.as_tuple().exponent == b.as_tuple().exponent
         and abs(a - b) <= Decimal(1).scaleb(a.as_tuple().exponent)
-        for a, b in zip(*numbers, strict=True))
+        for a, b in zip(*numbers, strict=True)
+    )
 
 
 def test_prints_the_page_and_changes_nothing(demo_dsn):
     before = content(demo_dsn)
-    tour = subprocess.run([DOCS / "tour.sh", demo_dsn], capture_output=True, encoding="utf-8",
-                          stdin=subprocess.DEVNULL, check=False)
+    tour = subprocess.run(
+        [DOCS / "tour.sh", demo_dsn],
+        capture_output=True,
+        encoding="utf-8",
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
     assert (tour.returncode, tour.stderr) == (0, "")
     if not equal(PAGE, tour.stdout):
         # for the report
@@ -60,15 +70,18 @@ def test_prints_the_page_and_changes_nothing(demo_dsn):
     assert content(demo_dsn) == before
 
 
-@pytest.mark.parametrize(("old", "new", "same"), [
-    (" 0.417 |", " 0.418 |", True),     # the last digit
-    (" 0.417 |", " 0.427 |", False),
-    (" 0.417 |", " 0.4170 |", False),
-    ("|    83 |", "|    84 |", False),  # a token
-    ("2.2 |", "2.3 |", False),          # a section of a paper
-    ("(6 rows)", "(7 rows)", False),
-    ("SELECT", "select", False),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        (" 0.417 |", " 0.418 |", True),  # the last digit
+        (" 0.417 |", " 0.427 |", False),
+        (" 0.417 |", " 0.4170 |", False),
+        ("|    83 |", "|    84 |", False),  # a token
+        ("2.2 |", "2.3 |", False),  # a section of a paper
+        ("(6 rows)", "(7 rows)", False),
+        ("SELECT", "select", False),
+    ],
+)
 def test_a_wrong_number_is_noticed(old, new, same):
     assert old in PAGE
     assert equal(PAGE, PAGE.replace(old, new, 1)) is same
@@ -96,8 +109,9 @@ def test_queries_fit_the_screen():
 
 
 def test_make_target():
-    made = subprocess.run(["make", "--dry-run", "tour"], cwd=ROOT, check=True,
-                          capture_output=True, text=True)
+    made = subprocess.run(
+        ["make", "--dry-run", "tour"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     assert "docs/tour.sh" in made.stdout
 
 
@@ -110,8 +124,13 @@ STOP = "Enter: go on"
 def reader(dsn: str, **environment: str) -> Iterator[tuple]:
     """A reader at a terminal: what was read up to the next stop (or the end), and pressing keys."""
     master, slave = pty.openpty()
-    tour = subprocess.Popen([DOCS / "tour.sh", dsn], stdin=slave, stdout=slave, stderr=slave,
-                            env={**os.environ, **environment})
+    tour = subprocess.Popen(
+        [DOCS / "tour.sh", dsn],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**os.environ, **environment},
+    )
     os.close(slave)
 
     def page() -> str:

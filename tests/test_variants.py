@@ -17,8 +17,11 @@ from oracle.checkpoints import SHAPES, write_checkpoint
 from psycopg import errors
 
 PRECISIONS = ["float32", "float16"]
-MODELS = [f"{shape}_{precision}" for shape in ("odd_widths", "untied", "narrow_mlp")
-          for precision in PRECISIONS]
+MODELS = [
+    f"{shape}_{precision}"
+    for shape in ("odd_widths", "untied", "narrow_mlp")
+    for precision in PRECISIONS
+]
 #: tables of weights
 TABLES = ["matrix_page", "bias", "wpe", "layer_norm"]
 PROMPT = "The cat"
@@ -36,8 +39,13 @@ def uri(new_database, tmp_path_factory) -> str:
         directory = write_checkpoint(tmp_path_factory.mktemp(shape), SHAPES[shape])
         for suffix in ("", "_copy"):
             load_model(dsn, directory, name + suffix, "--precision", precision)
-        load_model(dsn, write_checkpoint(directory, SHAPES[shape], seed=1), f"{name}_other",
-                   "--precision", precision)
+        load_model(
+            dsn,
+            write_checkpoint(directory, SHAPES[shape], seed=1),
+            f"{name}_other",
+            "--precision",
+            precision,
+        )
     load_model(dsn, DEMO, "demo")
     load_model(dsn, DEMO, "demo_half", "--precision", "float16")
     return dsn
@@ -62,8 +70,14 @@ def stored(conn: psycopg.Connection, name: str) -> int:
 
 def n_bytes(conn: psycopg.Connection, name: str) -> int:
     """Bytes of the rows that a model stores."""
-    return sum(one(conn, f"SELECT coalesce(sum(pg_column_size(t)), 0) FROM gpt2.{table} AS t "
-                         "WHERE model = %s", number(conn, name)) for table in TABLES)
+    return sum(
+        one(
+            conn,
+            f"SELECT coalesce(sum(pg_column_size(t)), 0) FROM gpt2.{table} AS t WHERE model = %s",
+            number(conn, name),
+        )
+        for table in TABLES
+    )
 
 
 def results(conn: psycopg.Connection, name: str) -> list:
@@ -71,25 +85,40 @@ def results(conn: psycopg.Connection, name: str) -> list:
     tokens = one(conn, "SELECT gpt2_tokenize(%s, %s)", PROMPT, name)
     return [
         one(conn, "SELECT gpt2_generate(%s, 20, model => %s)", PROMPT, name),
-        conn.execute("SELECT * FROM gpt2_next_token(%s, NULL, model => %s)",
-                     [PROMPT, name]).fetchall(),
+        conn.execute(
+            "SELECT * FROM gpt2_next_token(%s, NULL, model => %s)", [PROMPT, name]
+        ).fetchall(),
         one(conn, "SELECT gpt2_forward(%s::int[], %s)::text", tokens, name),
-        one(conn, "SELECT gpt2_block(gpt2_embeddings(%s::int[], %s), 1, %s)::text", tokens, name,
-            name),
+        one(
+            conn,
+            "SELECT gpt2_block(gpt2_embeddings(%s::int[], %s), 1, %s)::text",
+            tokens,
+            name,
+            name,
+        ),
     ]
 
 
-VIEWS = {"linear": "block, layer, slice, unit, bias, weight", "wte": "token, weight",
-         "lm_head": "token, weight", "bias": "block, layer, bias",
-         "wpe": '"position", weight', "layer_norm": "block, layer, weight, bias"}
+VIEWS = {
+    "linear": "block, layer, slice, unit, bias, weight",
+    "wte": "token, weight",
+    "lm_head": "token, weight",
+    "bias": "block, layer, bias",
+    "wpe": '"position", weight',
+    "layer_norm": "block, layer, weight, bias",
+}
 
 
 def weights(conn: psycopg.Connection, name: str) -> dict[str, list]:
     """What the views show of a model: how many rows, and a hash of them all."""
-    return {view: conn.execute(
-        f"""SELECT count(*), sum(hashtextextended(ROW({columns})::text, 0))
-            FROM gpt2.{view} WHERE model = %s""", [number(conn, name)]).fetchone()
-        for view, columns in VIEWS.items()}
+    return {
+        view: conn.execute(
+            f"""SELECT count(*), sum(hashtextextended(ROW({columns})::text, 0))
+            FROM gpt2.{view} WHERE model = %s""",
+            [number(conn, name)],
+        ).fetchone()
+        for view, columns in VIEWS.items()
+    }
 
 
 # ---- Reading
@@ -110,41 +139,61 @@ EDITS = {
     "linear weight": (
         """UPDATE gpt2.linear SET weight = weight + weight
            WHERE model = %s AND block = 1 AND layer = 'mlp.c_fc' AND unit = 7""",
-        1),
+        1,
+    ),
     "values": (
         """UPDATE gpt2.linear SET weight = weight + weight WHERE model = %s AND block = 0
            AND layer = 'attn.c_attn' AND unit IN
                (SELECT max(unit) FROM gpt2.linear WHERE layer = 'attn.c_attn' AND model = %s)""",
-        1),
+        1,
+    ),
     "last slice": (
         """UPDATE gpt2.linear SET weight = weight + weight
            WHERE model = %s AND block = 1 AND layer = 'mlp.c_proj' AND unit = 0
              AND slice = (SELECT max(slice) FROM gpt2.linear WHERE model = %s)""",
-        1),
+        1,
+    ),
     "bias of a neuron": (
         """UPDATE gpt2.linear SET bias = bias + 1
            WHERE model = %s AND block = 1 AND layer = 'attn.c_proj' AND unit = 3 AND slice = 0""",
-        0),
+        0,
+    ),
     "neuron": (
         """UPDATE gpt2.linear SET bias = bias + 1, weight = weight + weight
            WHERE model = %s AND block = 0 AND layer = 'attn.c_proj' AND unit = 2""",
-        1),
-    "bias": ("""UPDATE gpt2.bias SET bias = bias + bias
-                WHERE model = %s AND block = 0 AND layer = 'mlp.c_fc'""", 0),
-    "wte": ("""UPDATE gpt2.wte SET weight = weight + weight
+        1,
+    ),
+    "bias": (
+        """UPDATE gpt2.bias SET bias = bias + bias
+                WHERE model = %s AND block = 0 AND layer = 'mlp.c_fc'""",
+        0,
+    ),
+    "wte": (
+        """UPDATE gpt2.wte SET weight = weight + weight
                WHERE model = %s AND token = (SELECT (gpt2_tokenize('The', name))[1]
                                              FROM gpt2.model WHERE model = %s)""",
-            1),
-    "lm_head": ("UPDATE gpt2.lm_head SET weight = weight + weight WHERE model = %s AND token = 40",
-                1),
-    "wpe": ('UPDATE gpt2.wpe SET weight = weight + weight WHERE model = %s AND "position" = 1',
-            0),
-    "ln_1": ("""UPDATE gpt2.layer_norm SET weight = weight + weight
-                WHERE model = %s AND block = 1 AND layer = 'ln_1'""", 0),
-    "ln_2": ("""UPDATE gpt2.layer_norm SET bias = bias + weight
-                WHERE model = %s AND block = 0 AND layer = 'ln_2'""", 0),
-    "ln_f": ("""UPDATE gpt2.layer_norm SET weight = weight + bias
-                WHERE model = %s AND layer = 'ln_f'""", 0),
+        1,
+    ),
+    "lm_head": (
+        "UPDATE gpt2.lm_head SET weight = weight + weight WHERE model = %s AND token = 40",
+        1,
+    ),
+    "wpe": ('UPDATE gpt2.wpe SET weight = weight + weight WHERE model = %s AND "position" = 1', 0),
+    "ln_1": (
+        """UPDATE gpt2.layer_norm SET weight = weight + weight
+                WHERE model = %s AND block = 1 AND layer = 'ln_1'""",
+        0,
+    ),
+    "ln_2": (
+        """UPDATE gpt2.layer_norm SET bias = bias + weight
+                WHERE model = %s AND block = 0 AND layer = 'ln_2'""",
+        0,
+    ),
+    "ln_f": (
+        """UPDATE gpt2.layer_norm SET weight = weight + bias
+                WHERE model = %s AND layer = 'ln_f'""",
+        0,
+    ),
 }
 
 
@@ -181,8 +230,10 @@ def test_everything_edited(tx, name):
     create(tx, "variant", name)
     for model in ("variant", f"{name}_copy"):
         for table in ("linear", "wte", "lm_head", "wpe", "layer_norm"):
-            tx.execute(f"UPDATE gpt2.{table} SET weight = weight + weight WHERE model = %s",
-                       [number(tx, model)])
+            tx.execute(
+                f"UPDATE gpt2.{table} SET weight = weight + weight WHERE model = %s",
+                [number(tx, model)],
+            )
         tx.execute("UPDATE gpt2.bias SET bias = bias + bias WHERE model = %s", [number(tx, model)])
     assert stored(tx, "variant") == stored(tx, name)
     assert results(tx, "variant") == results(tx, f"{name}_copy")
@@ -193,8 +244,9 @@ def test_everything_edited(tx, name):
 def test_an_update_to_the_same_stores_nothing(tx, name):
     create(tx, "variant", name)
     for view in ("linear", "wte", "lm_head", "wpe", "layer_norm"):
-        tx.execute(f"UPDATE gpt2.{view} SET weight = weight WHERE model = %s",
-                   [number(tx, "variant")])
+        tx.execute(
+            f"UPDATE gpt2.{view} SET weight = weight WHERE model = %s", [number(tx, "variant")]
+        )
     tx.execute("UPDATE gpt2.bias SET bias = bias WHERE model = %s", [number(tx, "variant")])
     assert stored(tx, "variant") == 0
 
@@ -253,8 +305,12 @@ def test_listed(tx):
     create(tx, "variant", "demo_half")
     query = "SELECT base, size, source, n_parameters, precision FROM gpt2_models() WHERE name = %s"
     assert tx.execute(query, ["variant"]).fetchone() == (
-        "demo_half", one(tx, "SELECT pg_size_pretty(%s::bigint)", n_bytes(tx, "variant")),
-        'variant of "demo_half"', 2271232, "float16")
+        "demo_half",
+        one(tx, "SELECT pg_size_pretty(%s::bigint)", n_bytes(tx, "variant")),
+        'variant of "demo_half"',
+        2271232,
+        "float16",
+    )
     assert tx.execute(query, ["demo_half"]).fetchone()[:2] == (None, "4436 kB")
     edit(tx, EDITS["linear weight"][0], "variant")
     size = one(tx, "SELECT pg_size_pretty(%s::bigint)", n_bytes(tx, "variant"))
@@ -269,7 +325,8 @@ def test_default_model(tx):
     edit(tx, EDITS["ln_f"][0], "variant")
     tx.execute("SELECT gpt2_default_model('variant')")
     assert one(tx, "SELECT gpt2_generate('The', 8)") == one(
-        tx, "SELECT gpt2_generate('The', 8, model => 'variant')")
+        tx, "SELECT gpt2_generate('The', 8, model => 'variant')"
+    )
 
 
 def test_variant_of_a_variant(tx):
@@ -290,7 +347,10 @@ def test_variant_of_a_variant(tx):
     token = one(tx, "SELECT (gpt2_tokenize('The', %s))[1]", name)
     edit(tx, EDITS["wpe"][0], "second")
     assert [row[:3] for row in tx.execute("SELECT * FROM gpt2_model_diff('first', 'second')")] == [
-        ("wte", None, token), ("wpe", None, 1), ("mlp.c_fc", 1, 7)]
+        ("wte", None, token),
+        ("wpe", None, 1),
+        ("mlp.c_fc", 1, 7),
+    ]
     second = results(tx, "second")
     tx.execute("SELECT gpt2_drop_model('first')")
     assert results(tx, "second") == second
@@ -311,7 +371,11 @@ def test_edits_of_the_base_show_through(tx):
         edit(tx, EDITS[what][0], name)
     diff = tx.execute("SELECT layer, block, unit FROM gpt2_model_diff('variant', %s)", [name])
     assert diff.fetchall() == [
-        ("ln_2", 0, None), ("attn.c_proj", 1, 3), ("mlp.c_fc", 1, 7), ("ln_f", 4, None)]
+        ("ln_2", 0, None),
+        ("attn.c_proj", 1, 3),
+        ("mlp.c_fc", 1, 7),
+        ("ln_f", 4, None),
+    ]
 
 
 def test_a_page_given_back(tx):
@@ -367,17 +431,20 @@ def test_prewarm(tx):
     assert one(tx, "SELECT gpt2_prewarm('variant')") == base + n_bytes(tx, "variant")
 
 
-@pytest.mark.parametrize("change, code, message", [
-    ('wpe SET "position" = 5', "0A000", "cannot move a row of gpt2.wpe"),
-    ("wpe SET weight = '[1,2]'", "22023", "the weight does not fit gpt2.wpe"),
-    ("wpe SET weight = NULL", "22023", "the weight does not fit gpt2.wpe"),
-    ("layer_norm SET block = 9", "0A000", "cannot move a row of gpt2.layer_norm"),
-    ("layer_norm SET weight = '[1,2]'", "22023", "the weight does not fit gpt2.layer_norm"),
-    ("layer_norm SET bias = NULL", "22023", "the bias does not fit gpt2.layer_norm"),
-    ("bias SET layer = 'mlp.c_fc'", "0A000", "cannot move a row of gpt2.bias"),
-    ("bias SET bias = '[1]'", "22023", "the bias does not fit gpt2.bias"),
-    ("lm_head SET weight = '[1,2]'", "22023", "the weight does not fit gpt2.lm_head"),
-])
+@pytest.mark.parametrize(
+    "change, code, message",
+    [
+        ('wpe SET "position" = 5', "0A000", "cannot move a row of gpt2.wpe"),
+        ("wpe SET weight = '[1,2]'", "22023", "the weight does not fit gpt2.wpe"),
+        ("wpe SET weight = NULL", "22023", "the weight does not fit gpt2.wpe"),
+        ("layer_norm SET block = 9", "0A000", "cannot move a row of gpt2.layer_norm"),
+        ("layer_norm SET weight = '[1,2]'", "22023", "the weight does not fit gpt2.layer_norm"),
+        ("layer_norm SET bias = NULL", "22023", "the bias does not fit gpt2.layer_norm"),
+        ("bias SET layer = 'mlp.c_fc'", "0A000", "cannot move a row of gpt2.bias"),
+        ("bias SET bias = '[1]'", "22023", "the bias does not fit gpt2.bias"),
+        ("lm_head SET weight = '[1,2]'", "22023", "the weight does not fit gpt2.lm_head"),
+    ],
+)
 def test_bad_edit(tx, change, code, message):
     create(tx, "variant", "untied_float32")
     with pytest.raises(psycopg.Error) as error:
@@ -428,8 +495,11 @@ def wait_for_lock(conn: psycopg.Connection, pid: int) -> None:
 
 def test_drop_waits_for_a_variant(uri):
     """A base that is dropped while a variant of it is created stays."""
-    with psycopg.connect(uri) as writer, psycopg.connect(uri, autocommit=True) as dropper, \
-            psycopg.connect(uri, autocommit=True) as watcher:
+    with (
+        psycopg.connect(uri) as writer,
+        psycopg.connect(uri, autocommit=True) as dropper,
+        psycopg.connect(uri, autocommit=True) as watcher,
+    ):
         create(writer, "variant", "demo")
         raised = []
 
@@ -450,8 +520,11 @@ def test_drop_waits_for_a_variant(uri):
 
 def test_a_variant_waits_for_a_drop(uri):
     """There is no variant of a base that was being dropped meanwhile."""
-    with psycopg.connect(uri, autocommit=True) as watcher, psycopg.connect(uri) as dropper, \
-            psycopg.connect(uri, autocommit=True) as writer:
+    with (
+        psycopg.connect(uri, autocommit=True) as watcher,
+        psycopg.connect(uri) as dropper,
+        psycopg.connect(uri, autocommit=True) as writer,
+    ):
         watcher.execute("SELECT gpt2_average('base', 'untied_float32', 'untied_float32')")
         dropper.execute("SELECT gpt2_drop_model('base')")
         raised = []
@@ -472,23 +545,28 @@ def test_a_variant_waits_for_a_drop(uri):
 
 def test_two_edit_one_page(uri):
     """Both copy the same page, and neither loses the other's neuron."""
-    with psycopg.connect(uri) as first, psycopg.connect(uri) as second, \
-            psycopg.connect(uri, autocommit=True) as watcher:
+    with (
+        psycopg.connect(uri) as first,
+        psycopg.connect(uri) as second,
+        psycopg.connect(uri, autocommit=True) as watcher,
+    ):
         create(watcher, "variant", "demo_half")
         try:
             statement = EDITS["linear weight"][0]
             edit(first, statement, "variant")
             thread = threading.Thread(
-                target=edit, args=(second, statement.replace("unit = 7", "unit = 8"), "variant"))
+                target=edit, args=(second, statement.replace("unit = 7", "unit = 8"), "variant")
+            )
             thread.start()
             wait_for_lock(watcher, second.info.backend_pid)
             first.commit()
             thread.join()
             second.commit()
             assert stored(watcher, "variant") == 1
-            assert [row[:3] for row in watcher.execute(
-                "SELECT * FROM gpt2_model_diff('demo_half', 'variant')")] == [
-                    ("mlp.c_fc", 1, 7), ("mlp.c_fc", 1, 8)]
+            assert [
+                row[:3]
+                for row in watcher.execute("SELECT * FROM gpt2_model_diff('demo_half', 'variant')")
+            ] == [("mlp.c_fc", 1, 7), ("mlp.c_fc", 1, 8)]
         finally:
             first.rollback()
             watcher.execute("SELECT gpt2_drop_model('variant')")
@@ -504,11 +582,19 @@ def test_dump_and_restore(new_database, tmp_path):
             edit(conn, EDITS[what][0], "variant")
         # the order of the rows in the table is not that of their making
         conn.execute("SELECT gpt2_default_model('variant'); SELECT gpt2_default_model('demo')")
-    dump = subprocess.run(["pg_dump", "--format=custom", f"--file={tmp_path}/dump", source],
-                          capture_output=True, text=True, check=True)
+    dump = subprocess.run(
+        ["pg_dump", "--format=custom", f"--file={tmp_path}/dump", source],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert dump.stderr == ""
-    subprocess.run(["pg_restore", "--exit-on-error", f"--dbname={target}", f"{tmp_path}/dump"],
-                   capture_output=True, text=True, check=True)
+    subprocess.run(
+        ["pg_restore", "--exit-on-error", f"--dbname={target}", f"{tmp_path}/dump"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     with psycopg.connect(source) as before, psycopg.connect(target) as after:
         assert results(before, "variant") == results(after, "variant") != results(after, "demo")
         assert stored(before, "variant") == stored(after, "variant")
@@ -519,19 +605,33 @@ def test_dump_and_restore(new_database, tmp_path):
 # ---- Differences
 
 
-def random_edits(conn: psycopg.Connection, name: str, rng: random.Random, models: list[str]
-                 ) -> set[tuple]:
+def random_edits(
+    conn: psycopg.Connection, name: str, rng: random.Random, models: list[str]
+) -> set[tuple]:
     """Sets rows drawn at random to the same new values in all of the models; gives the keys."""
-    row = dict(zip(("n_layer", "n_embd", "n_inner", "n_vocab", "n_ctx", "tied"), conn.execute(
-        """SELECT n_layer, n_embd, n_inner, n_vocab, n_ctx, tie_word_embeddings
-           FROM gpt2.model WHERE name = %s""", [name]).fetchone()))
+    row = dict(
+        zip(
+            ("n_layer", "n_embd", "n_inner", "n_vocab", "n_ctx", "tied"),
+            conn.execute(
+                """SELECT n_layer, n_embd, n_inner, n_vocab, n_ctx, tie_word_embeddings
+           FROM gpt2.model WHERE name = %s""",
+                [name],
+            ).fetchone(),
+            strict=False,
+        )
+    )
     width = row["n_embd"]
-    n_out = {"attn.c_attn": 3 * width, "attn.c_proj": width, "mlp.c_fc": row["n_inner"],
-             "mlp.c_proj": width}
+    n_out = {
+        "attn.c_attn": 3 * width,
+        "attn.c_proj": width,
+        "mlp.c_fc": row["n_inner"],
+        "mlp.c_proj": width,
+    }
     edited = set()
     for _ in range(12):
-        kind = rng.choice(["linear", "bias", "wte", "wpe", "layer_norm"]
-                          + ([] if row["tied"] else ["lm_head"]))
+        kind = rng.choice(
+            ["linear", "bias", "wte", "wpe", "layer_norm"] + ([] if row["tied"] else ["lm_head"])
+        )
         block, layer = rng.randrange(row["n_layer"]), rng.choice(list(n_out))
         unit, step = rng.randrange(n_out[layer]), rng.randrange(1, 4)
         token, position = rng.randrange(row["n_vocab"]), rng.randrange(row["n_ctx"])
@@ -565,26 +665,43 @@ def random_edits(conn: psycopg.Connection, name: str, rng: random.Random, models
                             WHERE block = %s AND layer = %s"""
             arguments, key = [str(delta), *norm], (norm[1], norm[0], None)
         for model in models:
-            changed = conn.execute(f"{statement} AND model = %s",
-                                   [*arguments, number(conn, model)])
+            changed = conn.execute(f"{statement} AND model = %s", [*arguments, number(conn, model)])
             assert changed.rowcount == 1
         edited.add(key)
     return edited
 
 
-ORDER = ["wte", "wpe", "ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj",
-         "ln_f", "lm_head"]
+ORDER = [
+    "wte",
+    "wpe",
+    "ln_1",
+    "attn.c_attn",
+    "attn.c_proj",
+    "ln_2",
+    "mlp.c_fc",
+    "mlp.c_proj",
+    "ln_f",
+    "lm_head",
+]
 
 
 def in_order(keys: set[tuple]) -> list[tuple]:
-    return sorted(keys, key=lambda key: (
-        key[0] == "lm_head", -1 if key[1] is None else key[1], ORDER.index(key[0]), key[2] or 0))
+    return sorted(
+        keys,
+        key=lambda key: (
+            key[0] == "lm_head",
+            -1 if key[1] is None else key[1],
+            ORDER.index(key[0]),
+            key[2] or 0,
+        ),
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", MODELS)
 def test_diff_lists_the_edits(tx, name, seed):
     """Exactly the rows that were edited: in a variant, and in a copy that shares no base."""
+
     def diff(a, b):
         return tx.execute("SELECT * FROM gpt2_model_diff(%s, %s)", [a, b]).fetchall()
 
@@ -611,22 +728,37 @@ def test_distance(tx):
     model = number(tx, "variant")
 
     def neuron(name, layer, unit):
-        return np.concatenate([np.array([bias, *weight]) for bias, weight in tx.execute(
-            """SELECT bias, weight::real[] FROM gpt2.linear
+        return np.concatenate(
+            [
+                np.array([bias, *weight])
+                for bias, weight in tx.execute(
+                    """SELECT bias, weight::real[] FROM gpt2.linear
                WHERE model = %s AND block = 2 AND layer = %s AND unit = %s ORDER BY slice""",
-            [number(tx, name), layer, unit]).fetchall()])
+                    [number(tx, name), layer, unit],
+                ).fetchall()
+            ]
+        )
 
-    tx.execute("""UPDATE gpt2.linear SET weight = weight + weight WHERE model = %s AND block = 2
-                  AND layer = 'mlp.c_proj' AND unit = 20 AND slice IN (1, 3)""", [model])
-    tx.execute("""UPDATE gpt2.linear SET bias = bias - 2 WHERE model = %s AND block = 2
-                  AND layer = 'mlp.c_proj' AND unit = 20 AND slice = 0""", [model])
-    tx.execute("UPDATE gpt2.wte SET weight = weight - weight WHERE model = %s AND token = 3",
-               [model])
-    tx.execute("""UPDATE gpt2.layer_norm SET weight = weight + weight, bias = bias - bias
-                  WHERE model = %s AND block = 0 AND layer = 'ln_1'""", [model])
+    tx.execute(
+        """UPDATE gpt2.linear SET weight = weight + weight WHERE model = %s AND block = 2
+                  AND layer = 'mlp.c_proj' AND unit = 20 AND slice IN (1, 3)""",
+        [model],
+    )
+    tx.execute(
+        """UPDATE gpt2.linear SET bias = bias - 2 WHERE model = %s AND block = 2
+                  AND layer = 'mlp.c_proj' AND unit = 20 AND slice = 0""",
+        [model],
+    )
+    tx.execute(
+        "UPDATE gpt2.wte SET weight = weight - weight WHERE model = %s AND token = 3", [model]
+    )
+    tx.execute(
+        """UPDATE gpt2.layer_norm SET weight = weight + weight, bias = bias - bias
+                  WHERE model = %s AND block = 0 AND layer = 'ln_1'""",
+        [model],
+    )
     rows = tx.execute("SELECT * FROM gpt2_model_diff(%s, 'variant')", [name]).fetchall()
-    assert [row[:3] for row in rows] == [
-        ("wte", None, 3), ("ln_1", 0, None), ("mlp.c_proj", 2, 20)]
+    assert [row[:3] for row in rows] == [("wte", None, 3), ("ln_1", 0, None), ("mlp.c_proj", 2, 20)]
     assert [row[4] for row in rows[:2]] == pytest.approx([1, 1])
     old, new = (neuron(model, "mlp.c_proj", 20) for model in (name, "variant"))
     assert rows[2][3] == pytest.approx(np.linalg.norm(new - old), rel=1e-6)
@@ -647,7 +779,8 @@ def test_diff_of_a_model_with_itself(tx):
 def matrices(conn: psycopg.Connection, name: str) -> dict[tuple, np.ndarray]:
     """Every weight of a model, by the key of its row."""
     cursor = conn.cursor(binary=True)
-    cursor.execute("""
+    cursor.execute(
+        """
         SELECT 'linear', block::text, layer::text, slice, unit, weight::real[], bias
         FROM gpt2.linear WHERE model = %(model)s
         UNION ALL SELECT 'wte', '', '', 0, token, weight::real[], 0 FROM gpt2.wte
@@ -660,20 +793,24 @@ def matrices(conn: psycopg.Connection, name: str) -> dict[tuple, np.ndarray]:
             WHERE model = %(model)s
         UNION ALL SELECT 'layer_norm', block::text, layer::text, n::int, 0, w::real[], 0
             FROM gpt2.layer_norm, unnest(ARRAY[weight, bias]) WITH ORDINALITY AS u (w, n)
-            WHERE model = %(model)s""", {"model": number(conn, name)})
+            WHERE model = %(model)s""",
+        {"model": number(conn, name)},
+    )
     return {tuple(row[:5]): np.array([*row[5], row[6]], dtype=np.float32) for row in cursor}
 
 
 @pytest.mark.parametrize("weight", [0.5, 0.3, 1e-30, 0, 1])
 @pytest.mark.parametrize("name", MODELS)
 def test_average(tx, name, weight):
-    assert one(tx, "SELECT gpt2_average('mean', %s, %s, %s)", name, f"{name}_other",
-               weight) == "mean"
+    assert (
+        one(tx, "SELECT gpt2_average('mean', %s, %s, %s)", name, f"{name}_other", weight) == "mean"
+    )
     a, b, mean = (matrices(tx, model) for model in (name, f"{name}_other", "mean"))
     assert a.keys() == b.keys() == mean.keys()
     for key, value in mean.items():
-        expected = ((1 - weight) * a[key].astype(np.float64)
-                    + weight * b[key].astype(np.float64)).astype(np.float32)
+        expected = (
+            (1 - weight) * a[key].astype(np.float64) + weight * b[key].astype(np.float64)
+        ).astype(np.float32)
         if name.endswith("float16") and key[0] in ("linear", "wte", "lm_head"):
             expected[:-1] = expected[:-1].astype(np.float16)
         assert (value == expected).all(), key
@@ -695,25 +832,38 @@ def test_average_of_variants(tx):
     tx.execute("SELECT gpt2_average('full', 'variant', 'variant', 0)")
     assert stored(tx, "mean") == stored(tx, "full") == stored(tx, name)
     assert one(tx, "SELECT count(*) FROM gpt2_model_diff('full', 'variant')") == 0
-    whole, half = (tx.execute("SELECT * FROM gpt2_model_diff(%s, %s)", [name, other]).fetchall()
-                   for other in ("variant", "mean"))
+    whole, half = (
+        tx.execute("SELECT * FROM gpt2_model_diff(%s, %s)", [name, other]).fetchall()
+        for other in ("variant", "mean")
+    )
     assert [row[:3] for row in whole] == [row[:3] for row in half]
     assert [row[3] for row in half] == pytest.approx([row[3] / 2 for row in whole], rel=1e-6)
     assert tx.execute("""SELECT base, source, is_default FROM gpt2_models()
                          WHERE name = 'mean'""").fetchone() == (
-        None, f'average of "{name}" and "variant", weight 0.5', False)
+        None,
+        f'average of "{name}" and "variant", weight 0.5',
+        False,
+    )
     expected = results(tx, "full")
     tx.execute("SELECT gpt2_drop_model('variant')")
     tx.execute("SELECT gpt2_drop_model(%s)", [name])
     assert results(tx, "full") == expected
 
 
-@pytest.mark.parametrize("call, detail", [
-    ("gpt2_average('x', 'demo', 'demo_half')",
-     "Of them, precision is float32 and float16, page_size is 15 and 30."),
-    ("gpt2_model_diff('untied_float32', 'narrow_mlp_float32')", "n_embd is 64 and 48"),
-    ("gpt2_average('x', 'odd_widths_float16', 'untied_float16')", "tie_word_embeddings is true"),
-])
+@pytest.mark.parametrize(
+    "call, detail",
+    [
+        (
+            "gpt2_average('x', 'demo', 'demo_half')",
+            "Of them, precision is float32 and float16, page_size is 15 and 30.",
+        ),
+        ("gpt2_model_diff('untied_float32', 'narrow_mlp_float32')", "n_embd is 64 and 48"),
+        (
+            "gpt2_average('x', 'odd_widths_float16', 'untied_float16')",
+            "tie_word_embeddings is true",
+        ),
+    ],
+)
 def test_shapes_differ(tx, call, detail):
     with pytest.raises(errors.InvalidParameterValue, match="do not have the same shape") as error:
         tx.execute(f"SELECT {call}")
@@ -723,8 +873,9 @@ def test_shapes_differ(tx, call, detail):
 def test_tokenizers_differ(tx):
     """The same shape, but token 7 means another thing."""
     tokenizer = one(tx, "SELECT gpt2._add_tokenizer('other', 300)")
-    tx.execute("UPDATE gpt2.model SET tokenizer = %s WHERE name = 'untied_float32_copy'",
-               [tokenizer])
+    tx.execute(
+        "UPDATE gpt2.model SET tokenizer = %s WHERE name = 'untied_float32_copy'", [tokenizer]
+    )
     with pytest.raises(errors.InvalidParameterValue) as error:
         tx.execute("SELECT gpt2_average('x', 'untied_float32', 'untied_float32_copy')")
     assert error.value.diag.message_detail == f"Of them, tokenizer is 1 and {tokenizer}."

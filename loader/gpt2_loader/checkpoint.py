@@ -277,7 +277,7 @@ def _find_tensors(directory, config):
         tensor = found.pop(name, None)
         if tensor is None:
             # a bias that is not there is 0; a tied lm_head is wte
-            if name.endswith(".bias") or name == "lm_head.weight" and config.tie_word_embeddings:
+            if name.endswith(".bias") or (name == "lm_head.weight" and config.tie_word_embeddings):
                 continue
             raise LoadError(
                 WRONG_DATA,

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from enum import Enum
 from importlib import metadata
-from typing import Annotated, Optional
+from typing import Annotated
 
 import psycopg
 import typer
@@ -60,12 +60,10 @@ def load(
         str, typer.Argument(help="Directory of a model, its id on the Hugging Face hub, or demo.")
     ],
     name: Annotated[
-        Optional[str], typer.Option(help="Name in the database. Default: the end of SOURCE.")
+        str | None, typer.Option(help="Name in the database. Default: the end of SOURCE.")
     ] = None,
     dsn: Dsn = "",
-    revision: Annotated[
-        Optional[str], typer.Option(help="Branch, tag or commit on the hub.")
-    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a model that has the name.")
     ] = False,
@@ -108,7 +106,7 @@ def list_models(dsn: Dsn = ""):
     rows = [("name", "", "parameters", "precision", "size", "source"), *models]
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip())
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 @app.command()

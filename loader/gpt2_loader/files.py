@@ -39,13 +39,9 @@ def parse_json(text, path):
     try:
         value = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise LoadError(
-            MALFORMED_FILE, f'file "{path}" is not valid JSON', f"{error}."
-        ) from None
+        raise LoadError(MALFORMED_FILE, f'file "{path}" is not valid JSON', f"{error}.") from None
     if not isinstance(value, dict):
-        raise LoadError(
-            MALFORMED_FILE, f'file "{path}" is not valid', "Its JSON is not an object."
-        )
+        raise LoadError(MALFORMED_FILE, f'file "{path}" is not valid', "Its JSON is not an object.")
     return value
 
 

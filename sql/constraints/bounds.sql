@@ -10,26 +10,26 @@ CREATE TYPE gpt2._bounds AS (
 COMMENT ON TYPE gpt2._bounds IS 'where a completion ends, and what it must be';
 
 
-CREATE FUNCTION gpt2._bounds(stop text[], choices text[], pattern text, m gpt2.model)
+CREATE FUNCTION gpt2._bounds(o gpt2._options, m gpt2.model)
 RETURNS gpt2._bounds
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- With both, the choices that match the pattern.
     SELECT ROW(
-        (SELECT array_agg(convert_to(s.text, 'UTF8')) FROM unnest(stop) AS s (text)
+        (SELECT array_agg(convert_to(s.text, 'UTF8')) FROM unnest((o).stop) AS s (text)
          WHERE s.text IS NOT NULL),
-        CASE WHEN choices IS NOT NULL THEN ARRAY(
+        CASE WHEN (o).choices IS NOT NULL THEN ARRAY(
             SELECT DISTINCT convert_to(c.text, 'UTF8')
-            FROM (SELECT gpt2._whole_pattern(pattern) AS whole
-                  WHERE pattern IS NULL OR gpt2._check_pattern(pattern) OFFSET 0) AS p
-            CROSS JOIN unnest(choices) AS c (text)
+            FROM (SELECT gpt2._whole_pattern((o).pattern) AS whole
+                  WHERE (o).pattern IS NULL OR gpt2._check_pattern((o).pattern) OFFSET 0) AS p
+            CROSS JOIN unnest((o).choices) AS c (text)
             WHERE c.text IS NOT NULL AND (p.whole IS NULL OR c.text ~ p.whole)) END,
-        CASE WHEN choices IS NOT NULL
+        CASE WHEN (o).choices IS NOT NULL
              THEN (SELECT max(length(t.bytes)) FROM gpt2.token AS t
                    WHERE t.tokenizer = (m).tokenizer AND t.token < (m).n_token) END,
-        CASE WHEN choices IS NULL AND pattern IS NOT NULL
-             THEN gpt2._pattern(pattern, m) END)::gpt2._bounds
-    WHERE gpt2._assert('' = ANY (stop) IS NOT TRUE, 'invalid_parameter_value',
+        CASE WHEN (o).choices IS NULL AND (o).pattern IS NOT NULL
+             THEN gpt2._pattern((o).pattern, m) END)::gpt2._bounds
+    WHERE gpt2._assert('' = ANY ((o).stop) IS NOT TRUE, 'invalid_parameter_value',
         'stop has an empty text', 'Every text contains it, and would end before it begins.',
         'Leave it out: array_remove(stop, '''').');
 END;
@@ -75,26 +75,28 @@ COMMENT ON FUNCTION gpt2._possible_tokens IS
     'tokens after which a completion can still become what it must be; NULL: all';
 
 
-CREATE TYPE gpt2._state AS (
+CREATE TYPE gpt2._completion_state AS (
     complete boolean,  -- it is what it must be
     final boolean      -- and can become nothing else
 );
-COMMENT ON TYPE gpt2._state IS 'how far a completion is';
+COMMENT ON TYPE gpt2._completion_state IS 'how far a completion is';
 
 
-CREATE FUNCTION gpt2._state(bytes bytea, bounds gpt2._bounds)
-RETURNS gpt2._state
+CREATE FUNCTION gpt2._completion_state(bytes bytea, bounds gpt2._bounds)
+RETURNS gpt2._completion_state
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT _state.bytes = ANY ((bounds).choices),
+    SELECT _completion_state.bytes = ANY ((bounds).choices),
            NOT EXISTS (
                SELECT FROM unnest((bounds).choices) AS c (choice)
-               WHERE substring(c.choice FOR length(_state.bytes)) = _state.bytes
-                 AND c.choice <> _state.bytes)
+               WHERE substring(c.choice FOR length(_completion_state.bytes))
+                         = _completion_state.bytes
+                 AND c.choice <> _completion_state.bytes)
     WHERE (bounds).choices IS NOT NULL
 UNION ALL
     SELECT p.is_complete, NOT p.goes_on
-    FROM gpt2._pattern_state(_state.bytes, (bounds).pattern) AS p
+    FROM gpt2._pattern_state(_completion_state.bytes, (bounds).pattern) AS p
     WHERE ((bounds).pattern).whole IS NOT NULL;
 END;
-COMMENT ON FUNCTION gpt2._state IS 'how far a completion is; NULL where it need not be anything';
+COMMENT ON FUNCTION gpt2._completion_state IS
+    'how far a completion is; NULL where it need not be anything';

@@ -2,8 +2,8 @@
 -- some choices, or match a pattern, only tokens are chosen after which that is still possible.
 
 
-CREATE FUNCTION gpt2._next(
-    y vector, m gpt2.model, o gpt2._sampling, bounds gpt2._bounds, tokens int[], n_prompt int,
+CREATE FUNCTION gpt2._next_token(
+    y vector, m gpt2.model, sampler gpt2._sampler, bounds gpt2._bounds, tokens int[], n_prompt int,
     n_stop int, bytes bytea
 ) RETURNS TABLE (token int, logprob float8, bytes bytea, finish_reason text)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
@@ -24,37 +24,37 @@ BEGIN ATOMIC
     FROM (
         -- what is possible, and whether that is all that may be chosen
         SELECT s.*, CASE WHEN NOT (s.state).complete
-                           OR cardinality(tokens) - n_prompt < (o).min_tokens
+                           OR cardinality(tokens) - n_prompt < ((sampler).options).min_tokens
                          THEN s.possible END AS among
         FROM (
             SELECT CASE WHEN bounds IS DISTINCT FROM NULL
-                        THEN gpt2._possible_tokens(_next.bytes, bounds, m) END AS possible,
+                        THEN gpt2._possible_tokens(_next_token.bytes, bounds, m) END AS possible,
                    CASE WHEN bounds IS DISTINCT FROM NULL
-                        THEN gpt2._state(_next.bytes, bounds) END AS state
+                        THEN gpt2._completion_state(_next_token.bytes, bounds) END AS state
             OFFSET 0
         ) AS s
         OFFSET 0
     ) AS p
-    LEFT JOIN LATERAL gpt2._sample(y, m, o, tokens, n_prompt, p.among) AS c ON true
+    LEFT JOIN LATERAL gpt2._sample(y, m, sampler, tokens, n_prompt, p.among) AS c ON true
     CROSS JOIN LATERAL (
         SELECT CASE WHEN p.possible IS NULL OR c.token = ANY (p.possible) THEN c.token END AS token
         OFFSET 0
     ) AS n
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN n.token = (m).eos_token OR n.token IS NULL THEN _next.bytes
-                    ELSE _next.bytes || (SELECT t.bytes FROM gpt2.token AS t
+        SELECT CASE WHEN n.token = (m).eos_token OR n.token IS NULL THEN _next_token.bytes
+                    ELSE _next_token.bytes || (SELECT t.bytes FROM gpt2.token AS t
                                          WHERE t.tokenizer = (m).tokenizer AND t.token = n.token)
                     END AS bytes
         OFFSET 0
     ) AS b
     CROSS JOIN LATERAL (
         SELECT s.bytes, CASE WHEN bounds IS DISTINCT FROM NULL
-                             THEN gpt2._state(s.bytes, bounds) END AS state
+                             THEN gpt2._completion_state(s.bytes, bounds) END AS state
         FROM (SELECT CASE WHEN bounds IS DISTINCT FROM NULL
                           THEN gpt2._until_stop(b.bytes, (bounds).stop) END AS bytes
               OFFSET 0) AS s
         OFFSET 0
     ) AS e;
 END;
-COMMENT ON FUNCTION gpt2._next IS
+COMMENT ON FUNCTION gpt2._next_token IS
     'the next token, the completion''s bytes with it, and why the completion ends, if it does';

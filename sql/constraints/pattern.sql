@@ -18,18 +18,18 @@ CREATE TYPE gpt2._kind AS (
 );
 COMMENT ON TYPE gpt2._kind IS 'tokens that a pattern does not tell apart';
 
-CREATE TYPE gpt2._start AS (
+CREATE TYPE gpt2._kinds_by_first AS (
     "first" text,       -- a representative character
     kinds gpt2._kind[]  -- those whose text begins with it
 );
-COMMENT ON TYPE gpt2._start IS 'kinds of tokens by their first character';
+COMMENT ON TYPE gpt2._kinds_by_first IS 'kinds of tokens by their first character';
 
 CREATE TYPE gpt2._pattern AS (
     whole text,           -- matches the completions
     prefix text,          -- matches their beginnings
     code_points int[],    -- ranges of characters: each begins here and ends before the next
     examples text[],      -- for each range the representative of its characters, NULL for none
-    starts gpt2._start[]  -- the vocabulary
+    starts gpt2._kinds_by_first[]  -- the vocabulary
 );
 COMMENT ON TYPE gpt2._pattern IS 'a pattern for completions, prepared for a vocabulary';
 
@@ -453,7 +453,7 @@ BEGIN ATOMIC
         GROUP BY k.text
     )
     SELECT ROW(p.whole, p.prefix, p.code_points, p.examples,
-               (SELECT array_agg(ROW(s."first", s.kinds)::gpt2._start)
+               (SELECT array_agg(ROW(s."first", s.kinds)::gpt2._kinds_by_first)
                 FROM (
                     SELECT left(k.text, 1), array_agg(ROW(k.text, k.tokens, k.cut)::gpt2._kind)
                     FROM kind AS k

@@ -21,7 +21,7 @@ COMMENT ON FUNCTION gpt2._completion IS
     'the text of a completion that has ended; NULL where it is not what it must be';
 
 
-CREATE FUNCTION gpt2._settled(bytes bytea, stop bytea[])
+CREATE FUNCTION gpt2._stable_bytes(bytes bytea, stop bytea[])
 RETURNS bytea
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -32,14 +32,15 @@ BEGIN ATOMIC
              '|e0[ab].|e[1-9abcef][89ab].|ed[89].|f0[9ab].|f[1-3][89ab].|f48.'
              '|(?:f0[9ab].|f[1-3][89ab].|f48.)[89ab].)$'), '')) / 2)
     FROM (
-        SELECT substring(_settled.bytes FOR length(_settled.bytes) - coalesce(max(n), 0)) AS bytes
+        SELECT substring(_stable_bytes.bytes
+                         FOR length(_stable_bytes.bytes) - coalesce(max(n), 0)) AS bytes
         FROM unnest(stop) AS s (stop)
         CROSS JOIN LATERAL generate_series(
-            1, least(length(s.stop) - 1, length(_settled.bytes))) AS n
-        WHERE substring(_settled.bytes FROM length(_settled.bytes) - n + 1)
+            1, least(length(s.stop) - 1, length(_stable_bytes.bytes))) AS n
+        WHERE substring(_stable_bytes.bytes FROM length(_stable_bytes.bytes) - n + 1)
               = substring(s.stop FOR n)
         OFFSET 0
     ) AS h;
 END;
-COMMENT ON FUNCTION gpt2._settled IS
+COMMENT ON FUNCTION gpt2._stable_bytes IS
     'what of a growing completion will not change: whole characters, no beginning of a stop';

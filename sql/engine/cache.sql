@@ -22,30 +22,31 @@ RETURN 16;
 COMMENT ON FUNCTION gpt2._chunk IS 'positions in a chunk';
 
 
-CREATE FUNCTION gpt2._attend(q vector, past gpt2._past, recent_k vector[], recent_v vector[],
+CREATE FUNCTION gpt2._attend_cached(q vector, past gpt2._past, recent_k vector[], recent_v vector[],
                              scale float8)
 RETURNS TABLE (z vector)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    -- attention(q, k, v) = softmax(q . k * scale) v, for one head at one position: see
-    -- model/attention.sql, which says the same over all positions
+    -- softmax(q . k * scale) v, as in model/formula.sql, for one head at one position; in parts, as
+    -- the past's values are transposed and the recent ones are not
     SELECT p.z
     FROM (
         SELECT array_agg(s.score) AS score, max(s.score) AS largest
         FROM (SELECT -(k.k <#> q) * scale AS score
-              FROM (SELECT unnest((_attend.past).k) AS k UNION ALL SELECT unnest(recent_k)) AS k
+              FROM (SELECT unnest((_attend_cached.past).k) AS k
+                    UNION ALL SELECT unnest(recent_k)) AS k
               OFFSET 0) AS s
     ) AS s
     CROSS JOIN LATERAL (
         -- not yet divided by their sum
         SELECT array_agg(u.weight) AS weight, sum(u.weight) AS total,
-               coalesce(cardinality((_attend.past).k), 0) AS n_past
-        FROM (SELECT exp(greatest(unnest(s.score) - s.largest, -700)) AS weight) AS u
+               coalesce(cardinality((_attend_cached.past).k), 0) AS n_past
+        FROM (SELECT gpt2._exp(unnest(s.score) - s.largest) AS weight) AS u
     ) AS e
     CROSS JOIN LATERAL (
         SELECT sum(part.z)
         FROM (
-            SELECT ARRAY(SELECT -(unnest((_attend.past).v) <#> w.past) / e.total)::vector
+            SELECT ARRAY(SELECT -(unnest((_attend_cached.past).v) <#> w.past) / e.total)::vector
             FROM (SELECT e.weight[:e.n_past]::vector AS past OFFSET 0) AS w
             WHERE e.n_past > 0
         UNION ALL
@@ -56,8 +57,28 @@ BEGIN ATOMIC
         ) AS part (z)
     ) AS p (z);
 END;
-COMMENT ON FUNCTION gpt2._attend IS
+COMMENT ON FUNCTION gpt2._attend_cached IS
     'attention of one head at one position over the cached ones and the recent ones';
+
+
+CREATE FUNCTION gpt2._split_chunk(chunk vector[], m gpt2.model)
+RETURNS TABLE (head int, "first" int, d int, k vector[], v vector[])
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- [n, 2 * n_embd] -> twice [n_head, n, d]
+    SELECT f.*,
+           ARRAY(SELECT subvector(u.kv, f."first", f.d)
+                 FROM (SELECT unnest(chunk) AS kv) AS u),
+           ARRAY(SELECT subvector(u.kv, (m).n_embd + f."first", f.d)
+                 FROM (SELECT unnest(chunk) AS kv) AS u)
+    FROM (
+        SELECT head, 1 + head * ((m).n_embd / (m).n_head) AS "first", (m).n_embd / (m).n_head AS d
+        FROM generate_series(0, (m).n_head - 1) AS head
+    ) AS f
+    OFFSET 0;
+END;
+COMMENT ON FUNCTION gpt2._split_chunk IS
+    'keys and values of a chunk, head by head; a head''s numbers begin at "first"';
 
 
 CREATE FUNCTION gpt2._attend_all(q vector[], past gpt2._past[], chunk vector[], m gpt2.model,
@@ -74,30 +95,18 @@ BEGIN ATOMIC
                h.k[:cardinality(chunk) - cardinality(_attend_all.q) + p.n] AS recent_k,
                h.v[:cardinality(chunk) - cardinality(_attend_all.q) + p.n] AS recent_v,
                gpt2._attention_scale(m) AS scale
-        FROM (
-            SELECT f.*,
-                   ARRAY(SELECT subvector(u.kv, f."first", f.d)
-                         FROM (SELECT unnest(chunk) AS kv) AS u) AS k,
-                   ARRAY(SELECT subvector(u.kv, (m).n_embd + f."first", f.d)
-                         FROM (SELECT unnest(chunk) AS kv) AS u) AS v
-            FROM (
-                SELECT head, 1 + head * ((m).n_embd / (m).n_head) AS "first",
-                       (m).n_embd / (m).n_head AS d
-                FROM generate_series(0, (m).n_head - 1) AS head
-            ) AS f
-            OFFSET 0
-        ) AS h
+        FROM gpt2._split_chunk(chunk, m) AS h
         CROSS JOIN LATERAL unnest(_attend_all.q) WITH ORDINALITY AS p (q, n)
         OFFSET 0
     ) AS i
     CROSS JOIN LATERAL
-        gpt2._attend(i.q, i.past, i.recent_k, i.recent_v, i.scale) AS t
+        gpt2._attend_cached(i.q, i.past, i.recent_k, i.recent_v, i.scale) AS t
     GROUP BY i."position";
 END;
 COMMENT ON FUNCTION gpt2._attend_all IS 'attention of all heads at the last positions of a chunk';
 
 
-CREATE FUNCTION gpt2._step(tokens int[], n_past int, past gpt2._past[], recent vector[],
+CREATE FUNCTION gpt2._extend(tokens int[], n_past int, past gpt2._past[], recent vector[],
                            n_new int, m gpt2.model, steer gpt2.steering[])
 RETURNS TABLE (y vector[], kv vector[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
@@ -173,7 +182,7 @@ BEGIN ATOMIC
         ) AS p
     ) AS y;
 END;
-COMMENT ON FUNCTION gpt2._step IS
+COMMENT ON FUNCTION gpt2._extend IS
     'the next n_new positions through all blocks: what they are after ln_f, and their keys and '
     'values';
 

@@ -2,7 +2,7 @@
 -- chunk of positions further, a recursion over positions, and in each a recursion over blocks; an
 -- aggregate of it goes all the way.
 --
--- It begins as a prompt that is still to be read (gpt2._start), all of it, or what a stored prefix
+-- It begins as a prompt that is still to be read (gpt2._begin), all of it, or what a stored prefix
 -- leaves of it.
 
 
@@ -23,7 +23,7 @@ COMMENT ON TYPE gpt2._context IS
 
 CREATE FUNCTION gpt2._advance(
     context gpt2._context, start gpt2._context, m gpt2.model, n_stop int, burst int,
-    o gpt2._sampling, bounds gpt2._bounds, steer gpt2.steering[]
+    sampler gpt2._sampler, bounds gpt2._bounds, steer gpt2.steering[]
 ) RETURNS gpt2._context
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -61,7 +61,7 @@ BEGIN ATOMIC
         ) AS new
         CROSS JOIN LATERAL (
             SELECT p.y, p.kv
-            FROM gpt2._step(s.tokens, b.n_past, (coalesce(context, start)).past, s.recent, new.n,
+            FROM gpt2._extend(s.tokens, b.n_past, (coalesce(context, start)).past, s.recent, new.n,
                             m, steer) AS p
             WHERE new.n > 0
         UNION ALL
@@ -71,7 +71,8 @@ BEGIN ATOMIC
             SELECT c.*
             FROM (SELECT coalesce(r.y[new.n], b.y) AS y WHERE new.at_end OFFSET 0) AS last
             CROSS JOIN LATERAL
-                gpt2._next(last.y, m, o, bounds, s.tokens, b.n_prompt, n_stop, s.bytes) AS c
+                gpt2._next_token(last.y, m, sampler, bounds, s.tokens, b.n_prompt, n_stop, s.bytes)
+                    AS c
         ) AS next ON true
         WHERE s.finish_reason IS NULL
           AND s.n_recent < gpt2._chunk()
@@ -99,11 +100,11 @@ COMMENT ON FUNCTION gpt2._advance IS
 
 -- An aggregate keeps one state, where a recursive query would keep them all.
 CREATE AGGREGATE gpt2._advance_all(
-    start gpt2._context, m gpt2.model, n_stop int, burst int, o gpt2._sampling,
+    start gpt2._context, m gpt2.model, n_stop int, burst int, sampler gpt2._sampler,
     bounds gpt2._bounds, steer gpt2.steering[]
 ) (
     SFUNC = gpt2._advance, STYPE = gpt2._context, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE gpt2._advance_all(
-    gpt2._context, gpt2.model, int, int, gpt2._sampling, gpt2._bounds, gpt2.steering[]
+    gpt2._context, gpt2.model, int, int, gpt2._sampler, gpt2._bounds, gpt2.steering[]
 ) IS 'the context after as many chunks as there are rows';

@@ -33,7 +33,7 @@ END;
 COMMENT ON FUNCTION gpt2._check_prefix IS 'true, or an error where a model did not compute this';
 
 
-CREATE FUNCTION gpt2._start_from(prefix gpt2.prefix, tokens int[], m gpt2.model)
+CREATE FUNCTION gpt2._resume_from(prefix gpt2.prefix, tokens int[], m gpt2.model)
 RETURNS gpt2._context
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -65,4 +65,4 @@ BEGIN ATOMIC
     ) AS c
     WHERE gpt2._check_prefix(prefix, m);
 END;
-COMMENT ON FUNCTION gpt2._start_from IS 'the context of a prompt, as far as a prefix has it read';
+COMMENT ON FUNCTION gpt2._resume_from IS 'the context of a prompt, as far as a prefix has it read';

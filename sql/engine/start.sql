@@ -37,7 +37,7 @@ COMMENT ON FUNCTION gpt2._read_patched IS
     'the context after a prompt some of whose activations are replaced';
 
 
-CREATE FUNCTION gpt2._start(
+CREATE FUNCTION gpt2._begin(
     tokens int[], m gpt2.model, steer gpt2.steering[] DEFAULT NULL,
     patch gpt2._patch DEFAULT NULL, prefix gpt2.prefix DEFAULT NULL
 ) RETURNS gpt2._context
@@ -49,21 +49,21 @@ RETURN CASE
         steer IS NULL AND patch IS NULL, 'feature_not_supported',
         'a prefix cannot be steered or patched', 'It was read without.',
         'Leave out prefix, or steer and patch.')
-    THEN gpt2._start_from((ARRAY[prefix])[1], tokens, m)
+    THEN gpt2._resume_from((ARRAY[prefix])[1], tokens, m)
     WHEN patch IS NOT NULL THEN gpt2._read_patched(tokens, m, patch, steer)
     ELSE ROW(tokens, 0, NULL, NULL, NULL, 0, '', '{}', NULL)::gpt2._context END;
-COMMENT ON FUNCTION gpt2._start IS
+COMMENT ON FUNCTION gpt2._begin IS
     'the context of a prompt that is still to be read, but for what a prefix or a patch has read';
 
 
 CREATE FUNCTION gpt2._run(
-    start gpt2._context, m gpt2.model, n_stop int, o gpt2._sampling DEFAULT NULL,
+    start gpt2._context, m gpt2.model, n_stop int, sampler gpt2._sampler DEFAULT NULL,
     bounds gpt2._bounds DEFAULT NULL, steer gpt2.steering[] DEFAULT NULL
 ) RETURNS gpt2._context
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- the prompt, and the chosen tokens but for the last, which need not be read
-    SELECT gpt2._advance_all(start, m, n_stop, n_stop, o, bounds, steer)
+    SELECT gpt2._advance_all(start, m, n_stop, n_stop, sampler, bounds, steer)
     FROM generate_series(
         1, greatest(1, ceil((greatest(cardinality((start).tokens), n_stop - 1) - (start).n_past)
                             / gpt2._chunk()::numeric)::int));

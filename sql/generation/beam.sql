@@ -39,9 +39,33 @@ CREATE TYPE gpt2._search AS (
 COMMENT ON TYPE gpt2._search IS 'where a beam search stands';
 
 
+CREATE FUNCTION gpt2._continuations(
+    y vector, m gpt2.model, s gpt2._sampler, tokens int[], n_prompt int, n int
+) RETURNS TABLE (token int, logprob float8)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- Processors work on log-probabilities here, as in transformers' beam search.
+    SELECT t.token, ln(t.probability)
+    FROM gpt2._top_tokens(y, m, n) AS t
+    WHERE (s).plain
+UNION ALL
+    (SELECT l.token, l.logit
+     FROM gpt2._unembed(y, m) AS u
+     CROSS JOIN LATERAL gpt2._softmax_total(u.logits, 1) AS t
+     CROSS JOIN LATERAL gpt2._process_logits(
+         ARRAY(SELECT unnest(u.logits) - t.largest - ln(t.total)), tokens, n_prompt, m, s) AS p
+     CROSS JOIN LATERAL gpt2._logit_rows(p.ids, p.logits) AS l
+     WHERE NOT (s).plain
+     ORDER BY l.logit DESC, l.token
+     LIMIT n);
+END;
+COMMENT ON FUNCTION gpt2._continuations IS
+    'the n likeliest tokens after a text, y at its end, with their log-probabilities as processed';
+
+
 CREATE FUNCTION gpt2._search_step(
     search gpt2._search, start gpt2._context, m gpt2.model, width int, n_stop int,
-    length_penalty float8
+    length_penalty float8, sampler gpt2._sampler, steer gpt2.steering[]
 ) RETURNS gpt2._search
 LANGUAGE sql STABLE PARALLEL SAFE
 -- The prompt's past is an argument, so that no beam copies it. A chunk that all beams have in
@@ -62,11 +86,12 @@ ELSE (
         -- [2 * width]: each beam ends with at most one of them, so width are left to go on
         SELECT row_number() OVER best::int AS n, c.*
         FROM (
-            SELECT b.n AS beam, b.candidate AS parent, l.token, ln(l.probability) AS logprob,
-                   b.cumulative + ln(l.probability) AS cumulative,
+            SELECT b.n AS beam, b.candidate AS parent, l.token, l.logprob,
+                   b.cumulative + l.logprob AS cumulative,
                    l.token = (m).eos_token OR cardinality(b.tokens) + 1 >= n_stop AS ends
             FROM beam AS b
-            CROSS JOIN LATERAL gpt2._likeliest(b.y, m, 2 * width) AS l
+            CROSS JOIN LATERAL gpt2._continuations(
+                b.y, m, sampler, b.tokens, cardinality((start).tokens), 2 * width) AS l
             OFFSET 0
         ) AS c
         WINDOW best AS (ORDER BY c.cumulative DESC, c.beam, c.token)
@@ -109,8 +134,8 @@ ELSE (
         SELECT k.n, k.tokens, k.recent || r.kv AS recent, r.y[1] AS y, k.cumulative
         FROM kept AS k
         CROSS JOIN LATERAL
-            gpt2._step(k.tokens, coalesce((search).n_past, (start).n_past),
-                       coalesce((search).past, (start).past), k.recent, 1, m, NULL) AS r
+            gpt2._extend(k.tokens, coalesce((search).n_past, (start).n_past),
+                       coalesce((search).past, (start).past), k.recent, 1, m, steer) AS r
     ), common AS MATERIALIZED (
         -- how many positions move into the past: those of a chunk with the same tokens in all beams
         SELECT p.n_past,
@@ -145,39 +170,40 @@ ELSE (
 COMMENT ON FUNCTION gpt2._search_step IS 'one token more for each beam of a search';
 
 
-CREATE FUNCTION gpt2._seen(search gpt2._search)
+CREATE FUNCTION gpt2._without_caches(search gpt2._search)
 RETURNS gpt2._search
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ROW((search).step, NULL, NULL, NULL, (search).candidates, (search).hypotheses)::gpt2._search;
-COMMENT ON FUNCTION gpt2._seen IS 'a search without its caches';
+COMMENT ON FUNCTION gpt2._without_caches IS 'a search without its caches';
 
 
 -- An aggregate keeps one state, where a recursive query would keep them all.
 CREATE AGGREGATE gpt2._search_all(
-    start gpt2._context, m gpt2.model, width int, n_stop int, length_penalty float8
+    start gpt2._context, m gpt2.model, width int, n_stop int, length_penalty float8,
+    sampler gpt2._sampler, steer gpt2.steering[]
 ) (
-    SFUNC = gpt2._search_step, STYPE = gpt2._search, FINALFUNC = gpt2._seen, PARALLEL = SAFE
+    SFUNC = gpt2._search_step, STYPE = gpt2._search, FINALFUNC = gpt2._without_caches,
+    PARALLEL = SAFE
 );
-COMMENT ON AGGREGATE gpt2._search_all(gpt2._context, gpt2.model, int, int, float8) IS
+COMMENT ON AGGREGATE gpt2._search_all(
+    gpt2._context, gpt2.model, int, int, float8, gpt2._sampler, gpt2.steering[]
+) IS
     'a beam search after as many steps as there are rows';
 
 
 CREATE FUNCTION gpt2._search(
-    tokens int[], m gpt2.model, width int, max_tokens int, length_penalty float8
+    start gpt2._context, m gpt2.model, width int, n_stop int, length_penalty float8,
+    sampler gpt2._sampler, steer gpt2.steering[]
 ) RETURNS SETOF gpt2._search
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- as a window function the aggregate gives a row a step
-    WITH context AS MATERIALIZED (
-        SELECT gpt2._run(gpt2._start(tokens, m), m, cardinality(tokens)) AS start,
-               least(cardinality(tokens) + max_tokens::bigint, (m).n_ctx)::int AS n_stop
-    )
     SELECT (s.search).*
-    FROM context AS c
-    CROSS JOIN LATERAL (
-        SELECT gpt2._search_all(c.start, m, width, c.n_stop, length_penalty)
+    FROM (
+        SELECT gpt2._search_all(start, m, width, n_stop, length_penalty, sampler,
+                                _search.steer)
                    OVER (ORDER BY n ROWS UNBOUNDED PRECEDING) AS search
-        FROM generate_series(1, c.n_stop - cardinality(tokens)) AS n
+        FROM generate_series(1, n_stop - cardinality((start).tokens)) AS n
         OFFSET 0
     ) AS s
     WHERE (s.search).candidates IS NOT NULL;
@@ -206,8 +232,40 @@ COMMENT ON FUNCTION gpt2._check_beams IS
     'true, or an error where the arguments make no beam search';
 
 
+CREATE FUNCTION gpt2._search_prompt(
+    prompt text, max_tokens int, beams int, length_penalty float8, o gpt2._options,
+    prefix gpt2.prefix, steer gpt2.steering[], patch gpt2.activation[], model text
+) RETURNS TABLE (
+    m gpt2.model, step int, candidates gpt2._candidate[], hypotheses gpt2._hypothesis[]
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    WITH context AS MATERIALIZED (
+        SELECT i.m, i.steer, gpt2._sampler(o, i.m) AS sampler,
+               gpt2._run(gpt2._begin(i.tokens, i.m, i.steer, i.patch, prefix), i.m,
+                         cardinality(i.tokens), steer => i.steer) AS start,
+               least(cardinality(i.tokens) + max_tokens::bigint, (i.m).n_ctx)::int AS n_stop
+        FROM gpt2._input(prompt, _search_prompt.model, _search_prompt.steer,
+                         _search_prompt.patch) AS i
+        WHERE gpt2._check_beams(beams, max_tokens, length_penalty, i.m)
+    )
+    SELECT c.m, s.step, s.candidates,
+           CASE WHEN c.n_stop > cardinality((c.start).tokens) THEN s.hypotheses
+                ELSE ARRAY[ROW('{}', 0)::gpt2._hypothesis] END
+    FROM context AS c
+    LEFT JOIN LATERAL
+        gpt2._search(c.start, c.m, beams, c.n_stop, length_penalty, c.sampler, c.steer) AS s
+        ON true;
+END;
+COMMENT ON FUNCTION gpt2._search_prompt IS
+    'a beam search after a prompt, a row a step; one row without a step where there is no room, '
+    'the empty text its result, or where no token is possible, without a result';
+
+
 CREATE FUNCTION gpt2_beam(
-    prompt text, beams int DEFAULT 4, max_tokens int DEFAULT 32, length_penalty float8 DEFAULT 1,
+    prompt text, max_tokens int DEFAULT 32, beams int DEFAULT 4, length_penalty float8 DEFAULT 1,
+--@include ../arguments/processors.sql
+--@include ../arguments/reading.sql
     model text DEFAULT NULL
 ) RETURNS TABLE (
     step int, beam int, parent int, token int, piece text, logprob float8, cumulative float8,
@@ -216,45 +274,50 @@ CREATE FUNCTION gpt2_beam(
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 256
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
-        SELECT i.m, i.tokens
-        FROM gpt2._input(prompt, gpt2_beam.model) AS i
-        WHERE gpt2._check_beams(beams, max_tokens, length_penalty, i.m)
-    )
     SELECT s.step, c.beam, c.parent, c.token,
-           gpt2._utf8(CASE WHEN c.token = (i.m).eos_token THEN '<|endoftext|>' ELSE t.bytes END),
+           gpt2._utf8(CASE WHEN c.token = (s.m).eos_token THEN '<|endoftext|>' ELSE t.bytes END),
            c.logprob, c.cumulative, c.kept, c.finished
-    FROM input AS i
-    CROSS JOIN LATERAL gpt2._search(i.tokens, i.m, beams, max_tokens, length_penalty) AS s
+    FROM gpt2._search_prompt(
+        prompt, max_tokens, beams, length_penalty,
+        ROW(
+--@nulls ../arguments/filters.sql
+--@nulls ../arguments/draw.sql
+--@names ../arguments/processors.sql
+--@nulls ../arguments/ends.sql
+            0, NULL)::gpt2._options,
+        prefix, gpt2_beam.steer, gpt2_beam.patch, gpt2_beam.model) AS s
     CROSS JOIN LATERAL unnest(s.candidates) AS c
-    LEFT JOIN gpt2.token AS t ON t.tokenizer = (i.m).tokenizer AND t.token = c.token
+    LEFT JOIN gpt2.token AS t ON t.tokenizer = (s.m).tokenizer AND t.token = c.token
     ORDER BY s.step, c.beam;
 END;
 COMMENT ON FUNCTION gpt2_beam IS 'all that a beam search looks at, step by step';
 
 
 CREATE FUNCTION gpt2_beam_search(
-    prompt text, beams int DEFAULT 4, max_tokens int DEFAULT 32, length_penalty float8 DEFAULT 1,
+    prompt text, max_tokens int DEFAULT 32, beams int DEFAULT 4, length_penalty float8 DEFAULT 1,
+--@include ../arguments/processors.sql
+--@include ../arguments/reading.sql
     echo boolean DEFAULT true, model text DEFAULT NULL
 ) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
-        SELECT i.m, i.tokens
-        FROM gpt2._input(prompt, gpt2_beam_search.model) AS i
-        WHERE gpt2._check_beams(beams, max_tokens, length_penalty, i.m)
-    )
     SELECT CASE WHEN echo THEN prompt ELSE '' END
-        || gpt2._detokenize(coalesce(array_remove(s.tokens, (i.m).eos_token), '{}'),
-                            (i.m).tokenizer, (i.m).n_token, (i.m).eos_token)
-    FROM input AS i
-    LEFT JOIN LATERAL (
-        SELECT (s.hypotheses[1]).tokens
-        FROM gpt2._search(i.tokens, i.m, beams, max_tokens, length_penalty) AS s
-        ORDER BY s.step DESC
-        LIMIT 1
-    ) AS s ON true;
+        || gpt2._detokenize(
+               array_remove((s.hypotheses[1]).tokens, (s.m).eos_token),
+               (s.m).tokenizer, (s.m).n_token, (s.m).eos_token)
+    FROM gpt2._search_prompt(
+        prompt, max_tokens, beams, length_penalty,
+        ROW(
+--@nulls ../arguments/filters.sql
+--@nulls ../arguments/draw.sql
+--@names ../arguments/processors.sql
+--@nulls ../arguments/ends.sql
+            0, NULL)::gpt2._options,
+        prefix, gpt2_beam_search.steer, gpt2_beam_search.patch, gpt2_beam_search.model) AS s
+    ORDER BY s.step DESC
+    LIMIT 1;
 END;
 COMMENT ON FUNCTION gpt2_beam_search IS
-    'continues a text by beam search, by up to max_tokens tokens; NULL for NULL';
+    'continues a text by beam search, by up to max_tokens tokens; NULL for NULL, and where no text '
+    'is possible';

@@ -2,17 +2,14 @@
 
 
 CREATE FUNCTION gpt2_complete(
-    prompt text, n int DEFAULT 1, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0,
-    top_k int DEFAULT NULL, seed bigint DEFAULT NULL, echo boolean DEFAULT false,
-    model text DEFAULT NULL, steer gpt2.steering[] DEFAULT NULL,
-    patch gpt2.activation[] DEFAULT NULL, top_p float8 DEFAULT NULL,
-    min_p float8 DEFAULT NULL, typical_p float8 DEFAULT NULL,
-    repetition_penalty float8 DEFAULT NULL, frequency_penalty float8 DEFAULT NULL,
-    presence_penalty float8 DEFAULT NULL, no_repeat_ngram_size int DEFAULT NULL,
-    stop text[] DEFAULT NULL, logit_bias jsonb DEFAULT NULL, min_tokens int DEFAULT 0,
-    ignore_eos boolean DEFAULT false, choices text[] DEFAULT NULL, pattern text DEFAULT NULL,
-    allowed_tokens int[] DEFAULT NULL, banned_tokens int[] DEFAULT NULL,
-    prefix gpt2.prefix DEFAULT NULL
+    prompt text, max_tokens int DEFAULT 32, n int DEFAULT 1, temperature float8 DEFAULT 0,
+    top_k int DEFAULT NULL,
+--@include ../arguments/filters.sql
+--@include ../arguments/draw.sql
+--@include ../arguments/processors.sql
+--@include ../arguments/ends.sql
+--@include ../arguments/reading.sql
+    echo boolean DEFAULT true, model text DEFAULT NULL
 ) RETURNS TABLE (
     choice int, text text, tokens int[], logprobs float8[], finish_reason text, prompt_tokens int,
     completion_tokens int
@@ -20,26 +17,27 @@ CREATE FUNCTION gpt2_complete(
 LANGUAGE sql VOLATILE PARALLEL SAFE COST 1000000 ROWS 1
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH request AS MATERIALIZED (
+    WITH asked AS MATERIALIZED (
+        SELECT coalesce(gpt2_complete.seed, gpt2._random_seed()) AS seed, ROW(
+--@names ../arguments/filters.sql
+--@names ../arguments/draw.sql
+--@names ../arguments/processors.sql
+--@names ../arguments/ends.sql
+            temperature, top_k)::gpt2._options AS options
+        WHERE gpt2._assert(n >= 1, 'invalid_parameter_value', 'n must be 1 or more',
+                  format('It is %s.', coalesce(n::text, 'NULL')),
+                  'Leave it out for one completion.')
+          AND gpt2._assert(
+                  coalesce(gpt2_complete.seed, 0) <= 9223372036854775807 - (greatest(n, 1) - 1),
+                  'invalid_parameter_value',
+                  format('seed %s is too large for %s completions', gpt2_complete.seed, n),
+                  'Completion i has the seed seed + i - 1.', 'Use a smaller seed.')
+    ), request AS MATERIALIZED (
         SELECT r.*
-        FROM (
-            SELECT coalesce(gpt2_complete.seed, gpt2._random_seed()) AS seed
-            WHERE gpt2._assert(n >= 1, 'invalid_parameter_value', 'n must be 1 or more',
-                      format('It is %s.', coalesce(n::text, 'NULL')),
-                      'Leave it out for one completion.')
-              AND gpt2._assert(
-                      coalesce(gpt2_complete.seed, 0) <= 9223372036854775807 - (greatest(n, 1) - 1),
-                      'invalid_parameter_value',
-                      format('seed %s is too large for %s completions', gpt2_complete.seed, n),
-                      'Completion i has the seed seed + i - 1.', 'Use a smaller seed.')
-            OFFSET 0
-        ) AS s
+        FROM asked AS a
         CROSS JOIN LATERAL gpt2._request(
-            prompt, max_tokens, temperature, top_k, s.seed, gpt2_complete.model,
-            gpt2_complete.steer, gpt2_complete.patch, top_p, min_p, typical_p, repetition_penalty,
-            frequency_penalty, presence_penalty, no_repeat_ngram_size, stop, logit_bias,
-            min_tokens, ignore_eos, choices, pattern, allowed_tokens, banned_tokens, prefix,
-            true) AS r
+            prompt, max_tokens, a.options, a.seed, prefix, gpt2_complete.steer,
+            gpt2_complete.patch, gpt2_complete.model, true) AS r
     ), read AS MATERIALIZED (
         SELECT gpt2._run(r.start, r.m, r.n_prompt, steer => r.steer) AS context
         FROM request AS r
@@ -48,8 +46,7 @@ BEGIN ATOMIC
         -- choice i draws with seed + i - 1
         SELECT i AS choice,
                (SELECT gpt2._run(c.context, r.m, r.n_stop,
-                                 jsonb_populate_record(r.o, jsonb_build_object(
-                                     'seed', (r.o).seed + (i - 1))),
+                                 gpt2._reseed(r.sampler, (r.sampler).seed + (i - 1)),
                                  r.bounds, r.steer)
                 FROM read AS c) AS context
         FROM request AS r

@@ -2,28 +2,39 @@
 
 
 CREATE FUNCTION gpt2_next_token(
-    prompt text, top_k int DEFAULT 10, temperature float8 DEFAULT 1, model text DEFAULT NULL,
-    steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL
+    prompt text, top_k int DEFAULT 10, temperature float8 DEFAULT 1,
+--@include ../arguments/filters.sql
+--@include ../arguments/processors.sql
+--@include ../arguments/reading.sql
+    model text DEFAULT NULL
 ) RETURNS TABLE (rank int, token int, piece text, logit float8, probability float8)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
-        SELECT i.*, gpt2._sampling(i.m, temperature, top_k) AS o
-        FROM gpt2._input(prompt, gpt2_next_token.model, gpt2_next_token.steer,
-                         gpt2_next_token.patch) AS i
+    WITH asked AS MATERIALIZED (
+        SELECT ROW(
+--@names ../arguments/filters.sql
+--@nulls ../arguments/draw.sql
+--@names ../arguments/processors.sql
+--@nulls ../arguments/ends.sql
+            temperature, top_k)::gpt2._options AS options
+    ), input AS MATERIALIZED (
+        SELECT i.*, cardinality(i.tokens) AS n_prompt, gpt2._sampler(a.options, i.m) AS sampler
+        FROM asked AS a
+        CROSS JOIN LATERAL gpt2._input(prompt, gpt2_next_token.model, gpt2_next_token.steer,
+                                       gpt2_next_token.patch) AS i
     ), read AS MATERIALIZED (
         -- no token is chosen: y is the prompt's last position
-        SELECT i.m, i.o, i.tokens, cardinality(i.tokens) AS n_prompt,
-               (gpt2._run(gpt2._start(i.tokens, i.m, i.steer, i.patch), i.m,
-                          cardinality(i.tokens), steer => i.steer)).y[cardinality(i.tokens)] AS y
+        SELECT i.m, i.sampler, i.tokens, i.n_prompt,
+               (gpt2._run(gpt2._begin(i.tokens, i.m, i.steer, i.patch, prefix), i.m, i.n_prompt,
+                          steer => i.steer)).y[i.n_prompt] AS y
         FROM input AS i
     )
     SELECT d.rank, d.token, gpt2._utf8(CASE WHEN d.token = (c.m).eos_token
                                             THEN '<|endoftext|>' ELSE t.bytes END),
            d.logit, d.probability
     FROM read AS c
-    CROSS JOIN LATERAL gpt2._distribution(c.y, c.m, c.o, c.tokens, c.n_prompt) AS d
+    CROSS JOIN LATERAL gpt2._distribution(c.y, c.m, c.sampler, c.tokens, c.n_prompt) AS d
     LEFT JOIN gpt2.token AS t ON t.tokenizer = (c.m).tokenizer AND t.token = d.token
     ORDER BY d.rank;
 END;

@@ -10,7 +10,7 @@ BEGIN ATOMIC
                (c.context).recent, (c.context).y)::gpt2.prefix
     FROM gpt2._input(prompt, gpt2_prefix.model) AS i
     CROSS JOIN LATERAL (
-        SELECT gpt2._run(gpt2._start(i.tokens, i.m), i.m, cardinality(i.tokens)) AS context
+        SELECT gpt2._run(gpt2._begin(i.tokens, i.m), i.m, cardinality(i.tokens)) AS context
         OFFSET 0
     ) AS c;
 END;

@@ -2,35 +2,21 @@
 -- into what the functions below them take.
 
 
-CREATE FUNCTION gpt2._random_seed()
-RETURNS bigint
-LANGUAGE sql VOLATILE PARALLEL SAFE
--- random() is not allowed in a parallel worker; the first 48 bits of a UUID are random too
-RETURN ('x' || left(translate(gen_random_uuid()::text, '-', ''), 12))::bit(48)::bigint;
-COMMENT ON FUNCTION gpt2._random_seed IS 'a fresh seed';
-
-
 CREATE FUNCTION gpt2._request(
-    prompt text, max_tokens int, temperature float8, top_k int, seed bigint, model text,
-    steer gpt2.steering[], patch gpt2.activation[], top_p float8, min_p float8, typical_p float8,
-    repetition_penalty float8, frequency_penalty float8, presence_penalty float8,
-    no_repeat_ngram_size int, stop text[], logit_bias jsonb, min_tokens int, ignore_eos boolean,
-    choices text[], pattern text, allowed_tokens int[], banned_tokens int[], prefix gpt2.prefix,
-    logprobs boolean
+    prompt text, max_tokens int, o gpt2._options, seed bigint, prefix gpt2.prefix,
+    steer gpt2.steering[], patch gpt2.activation[], model text, logprobs boolean
 ) RETURNS TABLE (
     m gpt2.model, start gpt2._context, n_prompt int, n_stop int, cut_short boolean,
-    o gpt2._sampling, bounds gpt2._bounds, steer gpt2.steering[]
+    sampler gpt2._sampler, bounds gpt2._bounds, steer gpt2.steering[]
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT i.m, gpt2._start(i.tokens, i.m, i.steer, i.patch, prefix), i.n_prompt,
+    SELECT i.m, gpt2._begin(i.tokens, i.m, i.steer, i.patch, prefix), i.n_prompt,
            least(i.n_prompt + max_tokens::bigint, (i.m).n_ctx)::int,
            i.n_prompt + max_tokens::bigint > (i.m).n_ctx,
-           gpt2._sampling(i.m, temperature, top_k, top_p, min_p, typical_p, repetition_penalty,
-                          frequency_penalty, presence_penalty, no_repeat_ngram_size, logit_bias,
-                          min_tokens, ignore_eos, allowed_tokens, banned_tokens, seed, logprobs),
-           CASE WHEN num_nonnulls(stop, choices, pattern) > 0
-                THEN gpt2._bounds(stop, choices, pattern, i.m) END,
+           gpt2._sampler(o, i.m, _request.seed, logprobs),
+           CASE WHEN num_nonnulls((o).stop, (o).choices, (o).pattern) > 0
+                THEN gpt2._bounds(o, i.m) END,
            i.steer
     FROM (
         SELECT i.*, cardinality(i.tokens) AS n_prompt
@@ -56,7 +42,7 @@ BEGIN ATOMIC
     FROM (
         SELECT (context).finish_reason AS reason WHERE (context).finish_reason IS NOT NULL
     UNION ALL
-        SELECT CASE WHEN coalesce((gpt2._state('', bounds)).complete, true) THEN 'length'
+        SELECT CASE WHEN coalesce((gpt2._completion_state('', bounds)).complete, true) THEN 'length'
                     ELSE 'constraint' END
         WHERE (context).finish_reason IS NULL
     ) AS f;

@@ -29,27 +29,19 @@ COMMENT ON FUNCTION gpt2._progress IS 'the last step of a context';
 
 
 CREATE AGGREGATE gpt2._advance_each(
-    start gpt2._context, m gpt2.model, n_stop int, burst int, o gpt2._sampling,
+    start gpt2._context, m gpt2.model, n_stop int, burst int, sampler gpt2._sampler,
     bounds gpt2._bounds, steer gpt2.steering[]
 ) (
     SFUNC = gpt2._advance, STYPE = gpt2._context, FINALFUNC = gpt2._progress, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE gpt2._advance_each(
-    gpt2._context, gpt2.model, int, int, gpt2._sampling, gpt2._bounds, gpt2.steering[]
+    gpt2._context, gpt2.model, int, int, gpt2._sampler, gpt2._bounds, gpt2.steering[]
 ) IS 'what the last of as many steps did as there are rows';
 
 
 CREATE FUNCTION gpt2._stream(
-    prompt text, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0, top_k int DEFAULT NULL,
-    seed bigint DEFAULT NULL, echo boolean DEFAULT false, model text DEFAULT NULL,
-    steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL,
-    top_p float8 DEFAULT NULL, min_p float8 DEFAULT NULL, typical_p float8 DEFAULT NULL,
-    repetition_penalty float8 DEFAULT NULL, frequency_penalty float8 DEFAULT NULL,
-    presence_penalty float8 DEFAULT NULL, no_repeat_ngram_size int DEFAULT NULL,
-    stop text[] DEFAULT NULL, logit_bias jsonb DEFAULT NULL, min_tokens int DEFAULT 0,
-    ignore_eos boolean DEFAULT false, choices text[] DEFAULT NULL, pattern text DEFAULT NULL,
-    allowed_tokens int[] DEFAULT NULL, banned_tokens int[] DEFAULT NULL,
-    prefix gpt2.prefix DEFAULT NULL
+    prompt text, max_tokens int, o gpt2._options, prefix gpt2.prefix, steer gpt2.steering[],
+    patch gpt2.activation[], echo boolean, model text
 ) RETURNS TABLE (
     step int, token int, piece text, text text, logprob float8, finish_reason text
 )
@@ -58,12 +50,9 @@ LANGUAGE sql VOLATILE PARALLEL SAFE ROWS 32
 BEGIN ATOMIC
     WITH request AS MATERIALIZED (
         SELECT r.*
-        FROM (SELECT coalesce(_stream.seed, gpt2._random_seed()) AS seed OFFSET 0) AS s
+        FROM (SELECT coalesce((o).seed, gpt2._random_seed()) AS seed OFFSET 0) AS a
         CROSS JOIN LATERAL gpt2._request(
-            prompt, max_tokens, temperature, top_k, s.seed, _stream.model,
-            _stream.steer, _stream.patch, top_p, min_p, typical_p, repetition_penalty,
-            frequency_penalty, presence_penalty, no_repeat_ngram_size, stop, logit_bias,
-            min_tokens, ignore_eos, choices, pattern, allowed_tokens, banned_tokens, prefix,
+            prompt, max_tokens, o, a.seed, prefix, _stream.steer, _stream.patch, _stream.model,
             true) AS r
     ), read AS MATERIALIZED (
         SELECT gpt2._run(r.start, r.m, r.n_prompt, steer => r.steer) AS context
@@ -74,7 +63,7 @@ BEGIN ATOMIC
         SELECT i AS n,
                gpt2._advance_each(
                    (SELECT context FROM read), (SELECT r.m FROM request AS r),
-                   (SELECT r.n_stop FROM request AS r), 1, (SELECT r.o FROM request AS r),
+                   (SELECT r.n_stop FROM request AS r), 1, (SELECT r.sampler FROM request AS r),
                    (SELECT r.bounds FROM request AS r), (SELECT r.steer FROM request AS r)
                ) OVER (ROWS UNBOUNDED PRECEDING) AS p
         FROM generate_series(1, (SELECT r.n_stop - r.n_prompt FROM request AS r)) AS i
@@ -82,7 +71,7 @@ BEGIN ATOMIC
     SELECT s.n, (s.p).token, t.piece,
            CASE WHEN echo THEN prompt ELSE '' END
            || CASE WHEN f.finish_reason IS NULL
-                   THEN gpt2._utf8(gpt2._settled((s.p).bytes, (r.bounds).stop))
+                   THEN gpt2._utf8(gpt2._stable_bytes((s.p).bytes, (r.bounds).stop))
                    ELSE gpt2._completion((s.p).bytes, (r.bounds).stop, f.finish_reason) END,
            (s.p).logprob, f.finish_reason
     FROM step AS s
@@ -108,15 +97,12 @@ COMMENT ON FUNCTION gpt2._stream IS 'a completion, a row a token';
 
 CREATE FUNCTION gpt2_stream(
     prompt text, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0, top_k int DEFAULT NULL,
-    seed bigint DEFAULT NULL, echo boolean DEFAULT false, model text DEFAULT NULL,
-    steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL,
-    top_p float8 DEFAULT NULL, min_p float8 DEFAULT NULL, typical_p float8 DEFAULT NULL,
-    repetition_penalty float8 DEFAULT NULL, frequency_penalty float8 DEFAULT NULL,
-    presence_penalty float8 DEFAULT NULL, no_repeat_ngram_size int DEFAULT NULL,
-    stop text[] DEFAULT NULL, logit_bias jsonb DEFAULT NULL, min_tokens int DEFAULT 0,
-    ignore_eos boolean DEFAULT false, choices text[] DEFAULT NULL, pattern text DEFAULT NULL,
-    allowed_tokens int[] DEFAULT NULL, banned_tokens int[] DEFAULT NULL,
-    prefix gpt2.prefix DEFAULT NULL
+--@include ../arguments/filters.sql
+--@include ../arguments/draw.sql
+--@include ../arguments/processors.sql
+--@include ../arguments/ends.sql
+--@include ../arguments/reading.sql
+    echo boolean DEFAULT true, model text DEFAULT NULL
 ) RETURNS TABLE (
     step int, token int, piece text, text text, logprob float8, finish_reason text
 )
@@ -126,10 +112,14 @@ BEGIN ATOMIC
     SELECT (s.row).step, (s.row).token, (s.row).piece, (s.row).text, (s.row).logprob,
            (s.row).finish_reason
     FROM (SELECT gpt2._stream(
-        prompt, max_tokens, temperature, top_k, seed, echo, model, steer, patch, top_p, min_p,
-        typical_p, repetition_penalty, frequency_penalty, presence_penalty, no_repeat_ngram_size,
-        stop, logit_bias, min_tokens, ignore_eos, choices, pattern, allowed_tokens,
-        banned_tokens, prefix
+        prompt, max_tokens,
+        ROW(
+--@names ../arguments/filters.sql
+--@names ../arguments/draw.sql
+--@names ../arguments/processors.sql
+--@names ../arguments/ends.sql
+            temperature, top_k)::gpt2._options,
+        prefix, steer, patch, echo, model
     ) AS "row") AS s
     -- True, and volatile: else the planner may keep the rows of a prompt for the next row with the
     -- same one (Memoize), which is to have another seed.

@@ -13,23 +13,23 @@ RETURN gpt2._assert(head BETWEEN 0 AND (m).n_head - 1, 'invalid_parameter_value'
 COMMENT ON FUNCTION gpt2._check_head IS 'true, or an error where the model has no such head';
 
 
-CREATE FUNCTION gpt2_attention(prompt text, block int, head int, model text DEFAULT NULL)
+CREATE FUNCTION gpt2_attention(text text, block int, head int, model text DEFAULT NULL)
 RETURNS TABLE (
     query_position int, query_piece text, key_position int, key_piece text, weight float8
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
-SET jit = off
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
-        SELECT i.* FROM gpt2._input(prompt, gpt2_attention.model) AS i
+        SELECT i.* FROM gpt2._input(gpt2_attention.text, gpt2_attention.model) AS i
         WHERE gpt2._check_head(gpt2_attention.head, i.m)
     ), token AS MATERIALIZED (
         SELECT p."position", p.piece FROM input AS i, gpt2._pieces(i.tokens, i.m) AS p
     )
     SELECT q."position", q.piece, k."position", k.piece, w.weight
     FROM input AS i
-    CROSS JOIN LATERAL gpt2_trace(prompt, '{attn.hook_pattern}', ARRAY[gpt2_attention.block],
-                                  (i.m).name) AS t
+    CROSS JOIN LATERAL gpt2._forward(i.tokens, i.m, gpt2._wanted(
+        '{attn.hook_pattern}', ARRAY[gpt2_attention.block], i.m)) AS t
     CROSS JOIN LATERAL unnest(t.value::real[]) WITH ORDINALITY AS w (weight, n)
     JOIN token AS q ON q."position" = t."position"
     JOIN token AS k ON k."position" = w.n - 1
@@ -41,19 +41,21 @@ COMMENT ON FUNCTION gpt2_attention IS
     'attention of one head: the weight that each position gives to itself and to each before it';
 
 
-CREATE FUNCTION gpt2_head_summary(prompt text, model text DEFAULT NULL)
+CREATE FUNCTION gpt2_head_summary(text text, model text DEFAULT NULL)
 RETURNS TABLE (
     block int, head int, previous float8, "first" float8, self float8, duplicate float8,
     induction float8, entropy float8
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 144
-SET jit = off
+--@include ../model/settings.sql
 BEGIN ATOMIC
     -- Averages over the positions after the first, which can only look at itself; duplicate and
     -- induction over those whose token was there before: NULL where there are none.
-    WITH token AS MATERIALIZED (
+    WITH input AS MATERIALIZED (
+        SELECT i.* FROM gpt2._input(gpt2_head_summary.text, gpt2_head_summary.model) AS i
+    ), token AS MATERIALIZED (
         SELECT t.token, t.n - 1 AS "position", lag(t.token) OVER (ORDER BY t.n) AS previous
-        FROM gpt2._input(prompt, gpt2_head_summary.model) AS i
+        FROM input AS i
         CROSS JOIN LATERAL unnest(i.tokens) WITH ORDINALITY AS t (token, n)
     ), pair AS MATERIALIZED (
         -- positions and those that they can see
@@ -75,7 +77,9 @@ BEGIN ATOMIC
            -- in bits; weight * ln(weight) is 0 for weight 0
            sum(CASE WHEN w.weight > 0 THEN -w.weight * ln(w.weight) / ln(2::float8) ELSE 0 END)
                / nullif(count(*) FILTER (WHERE p.key = 0), 0)
-    FROM gpt2_trace(prompt, '{attn.hook_pattern}', NULL, gpt2_head_summary.model) AS t
+    FROM input AS i
+    CROSS JOIN LATERAL gpt2._forward(i.tokens, i.m, gpt2._wanted(
+        '{attn.hook_pattern}', NULL, i.m)) AS t
     CROSS JOIN repeated AS r
     CROSS JOIN LATERAL unnest(t.value::real[]::float8[]) WITH ORDINALITY AS w (weight, n)
     LEFT JOIN pair AS p ON p.query = t."position" AND p.key = w.n - 1

@@ -49,7 +49,7 @@ BEGIN ATOMIC
         CROSS JOIN LATERAL (
             SELECT gpt2._output_embedding(coalesce(
                 gpt2_direct_logit_attribution.token,
-                (SELECT l.token FROM gpt2._likeliest(y.value, i.m, 1) AS l)), i.m) AS u
+                (SELECT l.token FROM gpt2._top_tokens(y.value, i.m, 1) AS l)), i.m) AS u
             OFFSET 0
         ) AS u
     ), direction AS MATERIALIZED (
@@ -101,14 +101,14 @@ COMMENT ON FUNCTION gpt2_direct_logit_attribution IS
 
 
 CREATE FUNCTION gpt2_neurons(
-    prompt text, block int, top_k int DEFAULT 5, model text DEFAULT NULL
+    text text, block int, top_k int DEFAULT 5, model text DEFAULT NULL
 ) RETURNS TABLE ("position" int, piece text, rank int, neuron int, activation float8, pushes text[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 --@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
-        SELECT i.* FROM gpt2._input(prompt, gpt2_neurons.model) AS i
-        WHERE gpt2._check_sampling(1, top_k)
+        SELECT i.* FROM gpt2._input(gpt2_neurons.text, gpt2_neurons.model) AS i
+        WHERE gpt2._check_top_k(top_k)
     ), strongest AS MATERIALIZED (
         SELECT a."position", s.rank, s.neuron, s.activation
         FROM input AS i
@@ -140,7 +140,7 @@ BEGIN ATOMIC
     ), pushes AS MATERIALIZED (
         SELECT p.neuron, array_agg(t.piece ORDER BY l.rank) AS pieces
         FROM pushed AS p
-        CROSS JOIN LATERAL gpt2._likeliest(p.d, p.m, 5) AS l
+        CROSS JOIN LATERAL gpt2._top_tokens(p.d, p.m, 5) AS l
         CROSS JOIN LATERAL gpt2._pieces(ARRAY[l.token], p.m) AS t
         GROUP BY p.neuron
     )

@@ -3,7 +3,23 @@
 -- Source: nostalgebraist 2020, interpreting GPT: the logit lens.
 
 
-CREATE FUNCTION gpt2_logit_lens(prompt text, top_k int DEFAULT 1, model text DEFAULT NULL)
+CREATE FUNCTION gpt2._lens(resid_post gpt2.activation[], m gpt2.model, top_k int)
+RETURNS TABLE (
+    block int, "position" int, rank int, token int, logit float8, probability float8
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- the end of the model, on what the residual stream is after each block
+    SELECT r.block, r."position", l.rank, l.token, l.logit, l.probability
+    FROM unnest(resid_post) AS r
+    CROSS JOIN LATERAL gpt2._layer_norm(r.value, m, (m).n_layer, 'ln_f') AS n
+    CROSS JOIN LATERAL gpt2._top_tokens(n.y, m, top_k) AS l;
+END;
+COMMENT ON FUNCTION gpt2._lens IS
+    'the likeliest next tokens if the model stopped after a block, for each of its activations';
+
+
+CREATE FUNCTION gpt2_logit_lens(text text, top_k int DEFAULT 1, model text DEFAULT NULL)
 RETURNS TABLE (
     block int, "position" int, piece text, rank int, token int, prediction text, logit float8,
     probability float8
@@ -12,20 +28,18 @@ LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 --@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
-        SELECT i.* FROM gpt2._input(prompt, gpt2_logit_lens.model) AS i
-        WHERE gpt2._check_sampling(1, top_k)
-    ), best AS MATERIALIZED (
-        SELECT r.block, r."position", l.*
+        SELECT i.* FROM gpt2._input(gpt2_logit_lens.text, gpt2_logit_lens.model) AS i
+        WHERE gpt2._check_top_k(top_k)
+    ), lens AS MATERIALIZED (
+        SELECT l.*
         FROM input AS i
-        CROSS JOIN LATERAL
-            gpt2._forward(i.tokens, i.m, gpt2._wanted('{hook_resid_post}', NULL, i.m)) AS r
-        -- the end of the model, on what the residual stream is after this block
-        CROSS JOIN LATERAL gpt2._layer_norm(r.value, i.m, (i.m).n_layer, 'ln_f') AS n
-        CROSS JOIN LATERAL gpt2._likeliest(n.y, i.m, top_k) AS l
+        CROSS JOIN LATERAL gpt2._lens(
+            ARRAY(SELECT f FROM gpt2._forward(i.tokens, i.m, gpt2._wanted(
+                '{hook_resid_post}', NULL, i.m)) AS f), i.m, top_k) AS l
     )
     SELECT b.block, b."position", p.piece, b.rank, b.token, t.piece, b.logit, b.probability
     FROM input AS i
-    CROSS JOIN best AS b
+    CROSS JOIN lens AS b
     JOIN LATERAL gpt2._pieces(i.tokens, i.m) AS p ON p."position" = b."position"
     CROSS JOIN LATERAL gpt2._pieces(ARRAY[b.token], i.m) AS t
     ORDER BY b.block, b."position", b.rank;

@@ -2,7 +2,7 @@
 
 
 CREATE FUNCTION gpt2_trace(
-    prompt text, hooks text[] DEFAULT NULL, blocks int[] DEFAULT NULL, model text DEFAULT NULL,
+    text text, hooks text[] DEFAULT NULL, blocks int[] DEFAULT NULL, model text DEFAULT NULL,
     steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL
 ) RETURNS SETOF gpt2.activation
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
@@ -10,7 +10,7 @@ LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.*, gpt2._wanted(hooks, blocks, i.m) AS wanted
-        FROM gpt2._input(prompt, gpt2_trace.model, gpt2_trace.steer, gpt2_trace.patch) AS i
+        FROM gpt2._input(gpt2_trace.text, gpt2_trace.model, gpt2_trace.steer, gpt2_trace.patch) AS i
     )
     SELECT a.*
     FROM input AS i

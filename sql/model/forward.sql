@@ -44,15 +44,13 @@ BEGIN ATOMIC
                                  ELSE split_part(w, '.', 2)::int END), -1) AS block
         FROM unnest(wanted) AS w
     ), embedding AS MATERIALIZED (
-        SELECT e.embed, e.pos_embed, t.n::int - 1 AS "position"
+        SELECT embed.y AS embed, pos_embed.y AS pos_embed, t.n::int - 1 AS "position"
         FROM unnest(tokens) WITH ORDINALITY AS t (token, n)
-        CROSS JOIN LATERAL (
-            SELECT gpt2._hook(e.embed, 'hook_embed', NULL, NULL, t.n::int - 1, patch) AS embed,
-                   gpt2._hook(e.pos_embed, 'hook_pos_embed', NULL, NULL, t.n::int - 1, patch)
-                       AS pos_embed
-            FROM gpt2._embedding(t.token, t.n::int - 1, m) AS e
-            OFFSET 0
-        ) AS e
+        CROSS JOIN LATERAL gpt2._embedding(t.token, t.n::int - 1, m) AS e
+        CROSS JOIN LATERAL
+            gpt2._hook(e.embed, 'hook_embed', NULL, NULL, t.n::int - 1, patch) AS embed
+        CROSS JOIN LATERAL
+            gpt2._hook(e.pos_embed, 'hook_pos_embed', NULL, NULL, t.n::int - 1, patch) AS pos_embed
     ), block AS (
         SELECT -1 AS block,
                (SELECT array_agg(e.embed + e.pos_embed ORDER BY e."position") FROM embedding AS e)
@@ -64,9 +62,10 @@ BEGIN ATOMIC
         CROSS JOIN last
         CROSS JOIN LATERAL (
             SELECT CASE WHEN patch IS NULL THEN s.x
-                   ELSE (SELECT array_agg(gpt2._hook(p.x, 'hook_resid_pre', b.block + 1, NULL,
-                                                     p.n::int - 1, patch) ORDER BY p.n)
-                         FROM unnest(s.x) WITH ORDINALITY AS p (x, n)) END AS x
+                   ELSE (SELECT array_agg(h.y ORDER BY p.n)
+                         FROM unnest(s.x) WITH ORDINALITY AS p (x, n)
+                         CROSS JOIN LATERAL gpt2._hook(p.x, 'hook_resid_pre', b.block + 1, NULL,
+                                                       p.n::int - 1, patch) AS h) END AS x
             FROM (SELECT CASE WHEN steer IS NULL THEN b.x
                          ELSE gpt2._steer(b.x, 0, b.block + 1, steer) END AS x OFFSET 0) AS s
             OFFSET 0
@@ -118,9 +117,7 @@ UNION ALL
     ) WITH ORDINALITY AS p (x, n)
     CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, b.block + 1, 'ln_f', p.n::int - 1, patch) AS n
     CROSS JOIN LATERAL (VALUES
-        ('ln_final.hook_normalized', n.normalized),
-        ('ln_final.hook_out',
-         gpt2._hook(n.y, 'ln_final.hook_out', NULL, NULL, p.n::int - 1, patch))) AS h (hook, value)
+        ('ln_final.hook_normalized', n.normalized), ('ln_final.hook_out', n.y)) AS h (hook, value)
     WHERE h.hook = ANY (wanted);
 END;
 COMMENT ON FUNCTION gpt2._forward IS

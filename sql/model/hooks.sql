@@ -24,7 +24,7 @@ COMMENT ON TYPE gpt2.steering IS
     'scale times value, added to the residual stream before a block, at one position or at all';
 
 
-CREATE FUNCTION gpt2_hooks()
+CREATE FUNCTION gpt2._hook_points()
 RETURNS TABLE (hook text, short text, per_head boolean, width text, meaning text)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 21
 BEGIN ATOMIC
@@ -60,6 +60,16 @@ BEGIN ATOMIC
             'times the weight of ln_f, plus its bias: gpt2_forward')
     ) AS h (hook, short, per_head, width, meaning);
 END;
+COMMENT ON FUNCTION gpt2._hook_points IS
+    'the hook points of the forward pass in their order';
+
+
+CREATE FUNCTION gpt2_hooks()
+RETURNS TABLE (hook text, short text, per_head boolean, width text, meaning text)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 21
+BEGIN ATOMIC
+    SELECT * FROM gpt2._hook_points();
+END;
 COMMENT ON FUNCTION gpt2_hooks IS
     'lists the hook points of the forward pass in their order: name, short name, shape, meaning';
 
@@ -70,6 +80,13 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN hook NOT IN ('hook_embed', 'hook_pos_embed', 'ln_final.hook_normalized',
                     'ln_final.hook_out');
 COMMENT ON FUNCTION gpt2._in_blocks IS 'whether each block has this hook point';
+
+
+CREATE FUNCTION gpt2._norm_hook(layer gpt2.norm)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE layer WHEN 'ln_1' THEN 'ln1.' WHEN 'ln_2' THEN 'ln2.' ELSE 'ln_final.' END;
+COMMENT ON FUNCTION gpt2._norm_hook IS 'how the names of a layer norm''s hook points begin';
 
 
 CREATE FUNCTION gpt2._full_name(hook text, block int)
@@ -88,7 +105,7 @@ BEGIN ATOMIC
     -- no hooks means those of the given blocks; neither, all of them.
     WITH known AS (
         SELECT h.hook, h.short, b.block, gpt2._full_name(h.hook, b.block) AS name
-        FROM gpt2_hooks() AS h
+        FROM gpt2._hook_points() AS h
         CROSS JOIN LATERAL (
             SELECT b FROM generate_series(0, (m).n_layer - 1) AS b WHERE gpt2._in_blocks(h.hook)
         UNION ALL
@@ -158,7 +175,7 @@ BEGIN ATOMIC
                CASE WHEN h.per_head THEN p.head BETWEEN 0 AND (m).n_head - 1
                     ELSE p.head IS NULL END AS head_exists
         FROM unnest(patch) WITH ORDINALITY AS p (block, head, "position", hook, value, n)
-        LEFT JOIN gpt2_hooks() AS h ON p.hook = h.hook
+        LEFT JOIN gpt2._hook_points() AS h ON p.hook = h.hook
     )
     SELECT CASE
         WHEN coalesce(cardinality(patch), 0) = 0 THEN NULL
@@ -196,13 +213,17 @@ COMMENT ON FUNCTION gpt2._patch IS
 
 CREATE FUNCTION gpt2._hook(
     computed vector, hook text, block int, head int, "position" int, patch gpt2._patch
-) RETURNS vector
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN coalesce(
-    CASE WHEN patch IS NOT NULL THEN
-        (patch).value[((patch).index ->> gpt2._patch_key(hook, block, head, "position"))::int]
-    END,
-    computed);
+) RETURNS TABLE (y vector)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT coalesce(
+        CASE WHEN patch IS NOT NULL THEN
+            (patch).value[
+                ((patch).index ->> gpt2._patch_key(hook, block, head, "position"))::int]
+        END,
+        computed)
+    OFFSET 0;
+END;
 COMMENT ON FUNCTION gpt2._hook IS
     'a hook point: the activation as computed, or what the patch has in its place';
 

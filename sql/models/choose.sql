@@ -45,7 +45,9 @@ CREATE FUNCTION gpt2._chosen_model(name text)
 RETURNS SETOF gpt2.model
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT m.* FROM gpt2.model AS m
+    -- By a subquery: for its estimates the planner would run the function itself, which may raise.
+    SELECT m.*
+    FROM gpt2.model AS m
     WHERE m.model = (SELECT gpt2._chosen_number(_chosen_model.name));
 END;
 COMMENT ON FUNCTION gpt2._chosen_model IS
@@ -65,14 +67,16 @@ COMMENT ON FUNCTION gpt2._names_model IS
 CREATE FUNCTION gpt2._chosen_vocabulary(model text)
 RETURNS TABLE (tokenizer int, n_token int, eos_token int)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+-- A function that sets anything is not inlined: as a subquery it would keep the query around it
+-- from parallel workers.
+SET jit = off
 BEGIN ATOMIC
-    SELECT m.tokenizer, m.n_token, m.eos_token
-    FROM gpt2._chosen_model(_chosen_vocabulary.model) AS m
-    WHERE gpt2._names_model(_chosen_vocabulary.model)
-UNION ALL
     -- without a model, GPT-2's own
-    SELECT 1, 50257, 50256
-    WHERE NOT gpt2._names_model(_chosen_vocabulary.model);
+    SELECT coalesce(m.tokenizer, 1), coalesce(m.n_token, 50257), coalesce(m.eos_token, 50256)
+    FROM (SELECT CASE WHEN gpt2._names_model(_chosen_vocabulary.model)
+                      THEN gpt2._chosen_number(_chosen_vocabulary.model) END AS model
+          OFFSET 0) AS c
+    LEFT JOIN gpt2.model AS m ON m.model = c.model;
 END;
 COMMENT ON FUNCTION gpt2._chosen_vocabulary IS
     'the vocabulary of a model; with no model loaded, GPT-2''s own';

@@ -116,19 +116,21 @@ END;
 COMMENT ON FUNCTION gpt2._draw_attention IS 'picture of one head''s attention pattern';
 
 
-CREATE FUNCTION gpt2_attention_svg(prompt text, block int, head int, model text DEFAULT NULL)
+CREATE FUNCTION gpt2_attention_svg(text text, block int, head int, model text DEFAULT NULL)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
-SET jit = off
+--@include ../model/settings.sql
 BEGIN ATOMIC
     SELECT gpt2._draw_attention(
         ARRAY(SELECT a
-              FROM gpt2_trace(prompt, '{attn.hook_pattern}', ARRAY[gpt2_attention_svg.block],
-                              gpt2_attention_svg.model) AS a
-              WHERE (a).head = gpt2_attention_svg.head),
+              FROM gpt2._forward(i.tokens, i.m, gpt2._wanted(
+                  '{attn.hook_pattern}', ARRAY[gpt2_attention_svg.block], i.m)) AS a
+              WHERE a.head = gpt2_attention_svg.head),
         gpt2_attention_svg.block, gpt2_attention_svg.head,
-        ARRAY(SELECT p.piece FROM gpt2._pieces(i.tokens, i.m) AS p ORDER BY p."position"), prompt)
-    FROM (SELECT * FROM gpt2._input(prompt, gpt2_attention_svg.model) OFFSET 0) AS i
+        ARRAY(SELECT p.piece FROM gpt2._pieces(i.tokens, i.m) AS p ORDER BY p."position"),
+        gpt2_attention_svg.text)
+    FROM (SELECT * FROM gpt2._input(gpt2_attention_svg.text, gpt2_attention_svg.model)
+          OFFSET 0) AS i
     WHERE gpt2._check_head(gpt2_attention_svg.head, i.m);
 END;
 COMMENT ON FUNCTION gpt2_attention_svg IS
@@ -193,15 +195,15 @@ END;
 COMMENT ON FUNCTION gpt2._draw_heads IS 'picture of the attention patterns of all heads';
 
 
-CREATE FUNCTION gpt2_heads_svg(prompt text, model text DEFAULT NULL)
+CREATE FUNCTION gpt2_heads_svg(text text, model text DEFAULT NULL)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
-SET jit = off
+--@include ../model/settings.sql
 BEGIN ATOMIC
     SELECT gpt2._draw_heads(
-        ARRAY(SELECT a FROM gpt2_trace(prompt, '{attn.hook_pattern}', NULL,
-                                       gpt2_heads_svg.model) AS a), prompt)
-    WHERE prompt IS NOT NULL;
+        ARRAY(SELECT a FROM gpt2._forward(i.tokens, i.m, gpt2._wanted(
+            '{attn.hook_pattern}', NULL, i.m)) AS a), gpt2_heads_svg.text)
+    FROM gpt2._input(gpt2_heads_svg.text, gpt2_heads_svg.model) AS i;
 END;
 COMMENT ON FUNCTION gpt2_heads_svg IS
     'picture of the attention of all heads, blocks down and heads across, as SVG';
@@ -209,28 +211,25 @@ COMMENT ON FUNCTION gpt2_heads_svg IS
 
 -- The logit lens
 
-CREATE FUNCTION gpt2_lens_svg(prompt text, model text DEFAULT NULL)
-RETURNS text
+CREATE FUNCTION gpt2._draw_lens(
+    resid_post gpt2.activation[], tokens int[], m gpt2.model, text text
+) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
-SET jit = off
 BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
-        SELECT i.* FROM gpt2._input(prompt, gpt2_lens_svg.model) AS i
-    ), token AS MATERIALIZED (
+    WITH token AS MATERIALIZED (
         SELECT p."position", gpt2._label(p.piece, 12) AS label
-        FROM input AS i CROSS JOIN LATERAL gpt2._pieces(i.tokens, i.m) AS p
+        FROM gpt2._pieces(tokens, m) AS p
     ), lens AS MATERIALIZED (
-        SELECT l.block, l."position", gpt2._label(l.prediction, 12) AS label, l.probability,
+        SELECT l.block, l."position", gpt2._label(p.piece, 12) AS label, l.probability,
                gpt2._level(l.probability) AS level,
-               coalesce(l.token = i.tokens[l."position" + 2], false) AS is_next
-        FROM input AS i
-        CROSS JOIN gpt2_logit_lens(prompt, 1, gpt2_lens_svg.model) AS l
+               coalesce(l.token = tokens[l."position" + 2], false) AS is_next
+        FROM gpt2._lens(resid_post, m, 1) AS l
+        CROSS JOIN LATERAL gpt2._pieces(ARRAY[l.token], m) AS p
     ), layout AS MATERIALIZED (
         -- a table of rows (the tokens, then the blocks) for every so many positions
-        SELECT c.*, greatest(1, 760 / c.width) AS across, (i.m).n_layer,
-               cardinality(i.tokens) AS n, ((i.m).n_layer + 1) * 22 + 16 AS height
-        FROM input AS i
-        CROSS JOIN (
+        SELECT c.*, greatest(1, 760 / c.width) AS across, (m).n_layer,
+               cardinality(tokens) AS n, ((m).n_layer + 1) * 22 + 16 AS height
+        FROM (
             SELECT greatest(44, gpt2._svg_width(max(gpt2._columns(c.label))) + 12) AS width
             FROM (SELECT t.label FROM token AS t UNION ALL SELECT l.label FROM lens AS l) AS c
         ) AS c
@@ -267,7 +266,7 @@ BEGIN ATOMIC
         CROSS JOIN generate_series(-1, l.n_layer - 1) AS block
     )
     SELECT gpt2._svg(
-        'lens', 'Logit lens', prompt,
+        'lens', 'Logit lens', _draw_lens.text,
         'A table of ' || l.n::text || ' positions across and ' || l.n_layer::text
         || ' blocks down: the likeliest next token if the model stopped after the block. The last '
            'block''s is what the model says. Framed where it is the token that does come next.',
@@ -280,6 +279,19 @@ BEGIN ATOMIC
                                     '{0,0.25,0.5,0.75,1}', '{0,25%,50%,75%,100%}'))
     FROM layout AS l;
 END;
+COMMENT ON FUNCTION gpt2._draw_lens IS 'picture of what each block would say at each position';
+
+
+CREATE FUNCTION gpt2_lens_svg(text text, model text DEFAULT NULL)
+RETURNS text
+LANGUAGE sql STABLE PARALLEL SAFE
+--@include ../model/settings.sql
+BEGIN ATOMIC
+    SELECT gpt2._draw_lens(
+        ARRAY(SELECT a FROM gpt2._forward(i.tokens, i.m, gpt2._wanted(
+            '{hook_resid_post}', NULL, i.m)) AS a), i.tokens, i.m, gpt2_lens_svg.text)
+    FROM gpt2._input(gpt2_lens_svg.text, gpt2_lens_svg.model) AS i;
+END;
 COMMENT ON FUNCTION gpt2_lens_svg IS
     'picture of the logit lens: what each block would say next at each position, as SVG';
 
@@ -289,7 +301,7 @@ COMMENT ON FUNCTION gpt2_lens_svg IS
 CREATE FUNCTION gpt2_surprisal_svg(text text, model text DEFAULT NULL)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
-SET jit = off
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH RECURSIVE token AS MATERIALIZED (
         SELECT s."position", s.bits, gpt2._level(s.bits / 16) AS level, l.label,

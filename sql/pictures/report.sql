@@ -44,24 +44,34 @@ RETURN '<figure><div class="scroll" role="region" tabindex="0" aria-label="' || 
 COMMENT ON FUNCTION gpt2._report_figure IS 'a picture in the report, with its caption';
 
 
-CREATE FUNCTION gpt2_report(prompt text, model text DEFAULT NULL)
+CREATE FUNCTION gpt2_report(text text, model text DEFAULT NULL)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
-SET jit = off
+--@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.m, i.tokens,
                ARRAY(SELECT p.piece FROM gpt2._pieces(i.tokens, i.m) AS p ORDER BY p."position")
                    AS pieces
-        FROM (SELECT * FROM gpt2._input(prompt, gpt2_report.model) OFFSET 0) AS i
-    ), attention AS MATERIALIZED (
-        -- one pass for the small pictures and the large one
-        SELECT ARRAY(SELECT a FROM gpt2_trace(prompt, '{attn.hook_pattern}', NULL,
-                                              gpt2_report.model) AS a) AS pattern
+        FROM (SELECT * FROM gpt2._input(gpt2_report.text, gpt2_report.model) OFFSET 0) AS i
+    ), activation AS MATERIALIZED (
+        -- one pass for all of the page
+        SELECT a.*
+        FROM input AS i
+        CROSS JOIN LATERAL gpt2._forward(i.tokens, i.m, gpt2._wanted(
+            '{attn.hook_pattern, hook_resid_post, ln_final.hook_out}', NULL, i.m)) AS a
+    ), read AS MATERIALIZED (
+        SELECT ARRAY(SELECT a::gpt2.activation FROM activation AS a
+                     WHERE a.hook = 'attn.hook_pattern') AS pattern,
+               ARRAY(SELECT a::gpt2.activation FROM activation AS a
+                     WHERE a.hook = 'hook_resid_post') AS resid_post,
+               -- [n_seq, n_embd]
+               ARRAY(SELECT a.value FROM activation AS a
+                     WHERE a.hook = 'ln_final.hook_out' ORDER BY a."position") AS y
     ), shown AS MATERIALIZED (
         -- in large: the head that looks least at itself and at the first token
         SELECT p.block, p.head
-        FROM attention AS a
+        FROM read AS a
         CROSS JOIN unnest(a.pattern) AS p
         CROSS JOIN LATERAL (SELECT p.value::real[] AS weight) AS w
         GROUP BY p.block, p.head
@@ -76,25 +86,34 @@ BEGIN ATOMIC
                    || coalesce(round(s.bits::numeric, 1)::text, 'first') || '</small></li>',
                    E'\n' ORDER BY s."position") AS items,
                avg(s.bits) AS bits
-        FROM gpt2_score(prompt, gpt2_report.model)
+        FROM input AS i
+        CROSS JOIN read AS a
+        CROSS JOIN LATERAL gpt2._score_tokens(a.y, i.tokens, i.m)
             AS s ("position", token, piece, logprob, rank, entropy, bits)
     ), next AS (
         SELECT string_agg(
                    '<tr><td><code>'
-                   || gpt2._escape(gpt2._visible(n.piece)) || '</code></td><td class="n">'
+                   || gpt2._escape(gpt2._visible(t.piece)) || '</code></td><td class="n">'
                    || n.token::text || '</td><td class="n">' || gpt2._percent(n.probability)
                    || '</td><td class="bar"><div style="width:' || gpt2._percent(n.probability)
                    || '"></div></td></tr>', E'\n' ORDER BY n.rank) AS rows
-        FROM gpt2_next_token(prompt, 10, 1, gpt2_report.model) AS n
+        FROM input AS i
+        CROSS JOIN read AS a
+        CROSS JOIN LATERAL (
+            -- as gpt2_next_token has them, among the ten
+            SELECT l.rank, l.token, l.probability / sum(l.probability) OVER () AS probability
+            FROM gpt2._top_tokens(a.y[cardinality(i.tokens)], i.m, 10) AS l
+        ) AS n
+        CROSS JOIN LATERAL gpt2._pieces(ARRAY[n.token], i.m) AS t
     )
     SELECT E'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>'
-        || gpt2._escape((i.m).name || ' reads: ' || gpt2._label(prompt, 60, ' '))
+        || gpt2._escape((i.m).name || ' reads: ' || gpt2._label(gpt2_report.text, 60, ' '))
         || E'</title>\n<style>' || gpt2._style() || gpt2._report_style()
         || E'</style>\n</head>\n<body>\n<main>\n<h1>What ' || gpt2._escape((i.m).name)
         || E' makes of a text</h1>\n<blockquote>'
-        || CASE prompt WHEN '' THEN '(the empty text: a document begins)'
-                ELSE gpt2._escape(prompt) END
+        || CASE gpt2_report.text WHEN '' THEN '(the empty text: a document begins)'
+                ELSE gpt2._escape(gpt2_report.text) END
         || E'</blockquote>\n<p class="note">' || cardinality(i.tokens)::text || ' of at most '
         || (i.m).n_ctx::text || ' tokens; a model of ' || (i.m).n_layer::text || ' blocks of '
         || (i.m).n_head::text || ' heads, ' || (i.m).n_embd::text || E' wide.</p>\n'
@@ -116,20 +135,21 @@ BEGIN ATOMIC
         || E'\n<tbody>\n' || n.rows || E'\n</tbody>\n</table>\n</div>\n'
 
         || E'<h2>Attention</h2>\n'
-        || gpt2._report_figure('All heads', gpt2._draw_heads(a.pattern, prompt),
+        || gpt2._report_figure('All heads', gpt2._draw_heads(a.pattern, gpt2_report.text),
                'What each position (row) looks at: itself and those before (columns).')
         || gpt2._report_figure('One head',
-               gpt2._draw_attention(a.pattern, s.block, s.head, i.pieces, prompt),
+               gpt2._draw_attention(a.pattern, s.block, s.head, i.pieces, gpt2_report.text),
                'One head in large: the one that looks least at itself and at the first token. For '
                'another: <code>gpt2_attention_svg(prompt, block, head)</code>.')
 
         || E'<h2>The logit lens</h2>\n'
-        || gpt2._report_figure('Logit lens', gpt2_lens_svg(prompt, gpt2_report.model),
+        || gpt2._report_figure('Logit lens',
+               gpt2._draw_lens(a.resid_post, i.tokens, i.m, gpt2_report.text),
                'What the model would say next if it stopped after a block. The last block is what '
                'it does say.')
         || E'</main>\n</body>\n</html>'
     FROM input AS i
-    CROSS JOIN attention AS a
+    CROSS JOIN read AS a
     CROSS JOIN shown AS s
     CROSS JOIN token AS t
     CROSS JOIN next AS n;

@@ -15,14 +15,15 @@ COMMENT ON FUNCTION gpt2._terminal_label IS
 
 
 CREATE FUNCTION gpt2_attention_text(
-    prompt text, block int, head int, model text DEFAULT NULL
+    text text, block int, head int, model text DEFAULT NULL
 ) RETURNS TABLE ("position" int, piece text, attention text, most text)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 SET jit = off
 BEGIN ATOMIC
     WITH weight AS MATERIALIZED (
-        SELECT a.* FROM gpt2_attention(prompt, gpt2_attention_text.block, gpt2_attention_text.head,
-                                       gpt2_attention_text.model) AS a
+        SELECT a.*
+        FROM gpt2_attention(gpt2_attention_text.text, gpt2_attention_text.block,
+                            gpt2_attention_text.head, gpt2_attention_text.model) AS a
     ), cell AS (
         -- A character a key, its height by the root of the weight, as the pictures' colours; of a
         -- long prompt several keys share one: the largest.

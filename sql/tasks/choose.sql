@@ -50,7 +50,7 @@ BEGIN ATOMIC
     ), context AS MATERIALIZED (
         -- the prompt, once; count(*), as EXISTS would leave the other choices unchecked
         SELECT i.m, i.n,
-               gpt2._run(gpt2._start(i.tokens, i.m, prefix => gpt2_choose.prefix), i.m, i.n)
+               gpt2._run(gpt2._begin(i.tokens, i.m, prefix => gpt2_choose.prefix), i.m, i.n)
                    AS context
         FROM input AS i
         WHERE (SELECT count(*) FROM choice) > 0
@@ -85,7 +85,7 @@ BEGIN ATOMIC
     SELECT w.choice, w.logprob, w.weight / sum(w.weight) OVER (),
            row_number() OVER (ORDER BY w.logprob DESC, w.n)::int
     FROM (
-        SELECT s.*, exp(greatest(s.logprob - max(s.logprob) OVER (), -700)) AS weight
+        SELECT s.*, gpt2._exp(s.logprob - max(s.logprob) OVER ()) AS weight
         FROM score AS s
     ) AS w
     ORDER BY 4;

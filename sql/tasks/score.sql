@@ -22,14 +22,40 @@ BEGIN ATOMIC
         OFFSET 0
     ) AS x
     CROSS JOIN LATERAL (
-        -- exp() would raise an error below -745; tokens that only pad the ids have -Infinity
-        SELECT sum(exp(l.x)) AS total, sum(exp(l.x) * l.x) AS weighted
-        FROM (SELECT greatest(unnest(_score.logits) - x.largest, -700) AS x) AS l
+        -- tokens that only pad the ids have -Infinity
+        SELECT sum(gpt2._exp(l.x)) AS total, sum(gpt2._exp(l.x) * greatest(l.x, -700)) AS weighted
+        FROM (SELECT unnest(_score.logits) - x.largest AS x) AS l
         OFFSET 0
     ) AS e;
 END;
 COMMENT ON FUNCTION gpt2._score IS
     'log of the sum of exp(logits); of a token its log probability and rank; entropy in bits';
+
+
+CREATE FUNCTION gpt2._score_tokens(y vector[], tokens int[], m gpt2.model)
+RETURNS TABLE (
+    "position" int, token int, piece text, logprob float8, rank int, entropy float8,
+    surprisal_bits float8
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    WITH score AS MATERIALIZED (
+        -- each but the last position predicts the token after it
+        SELECT next."position", s.*
+        FROM unnest(_score_tokens.y) WITH ORDINALITY AS p (y, n)
+        CROSS JOIN LATERAL (
+            SELECT p.n::int AS "position", tokens[p.n + 1] AS token OFFSET 0) AS next
+        CROSS JOIN LATERAL gpt2._unembed(p.y, m) AS u
+        CROSS JOIN LATERAL gpt2._score(u.logits, next.token) AS s
+        WHERE p.n < cardinality(tokens)
+    )
+    -- -0 is written so, and would be what 0 is negated
+    SELECT p.*, s.logprob, s.rank, s.entropy, (0 - s.logprob) / ln(2)
+    FROM gpt2._pieces(tokens, m) AS p
+    LEFT JOIN score AS s ON s."position" = p."position";
+END;
+COMMENT ON FUNCTION gpt2._score_tokens IS
+    'how well each token was expected, by the activations [n_seq, n_embd] that a pass has given';
 
 
 CREATE FUNCTION gpt2_score(
@@ -41,31 +67,17 @@ CREATE FUNCTION gpt2_score(
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 100
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
-        SELECT i.m, i.tokens FROM gpt2._input(gpt2_score.text, gpt2_score.model) AS i
-    ), activation AS MATERIALIZED (
+    WITH read AS MATERIALIZED (
         -- [n_seq, n_embd]: one pass, whatever the text's length
-        SELECT (gpt2._run(gpt2._start(i.tokens, i.m, prefix => gpt2_score.prefix), i.m,
+        SELECT i.m, i.tokens,
+               (gpt2._run(gpt2._begin(i.tokens, i.m, prefix => gpt2_score.prefix), i.m,
                           cardinality(i.tokens))).y
-        FROM input AS i
-    ), score AS MATERIALIZED (
-        -- each but the last position predicts the token after it
-        SELECT next."position", s.*
-        FROM input AS i
-        CROSS JOIN activation AS a
-        CROSS JOIN LATERAL unnest(a.y) WITH ORDINALITY AS p (y, n)
-        CROSS JOIN LATERAL (
-            SELECT p.n::int AS "position", i.tokens[p.n + 1] AS token OFFSET 0) AS next
-        CROSS JOIN LATERAL gpt2._unembed(p.y, i.m) AS u
-        CROSS JOIN LATERAL gpt2._score(u.logits, next.token) AS s
-        WHERE p.n < cardinality(i.tokens)
+        FROM gpt2._input(gpt2_score.text, gpt2_score.model) AS i
     )
-    -- -0 is written so, and would be what 0 is negated
-    SELECT p.*, s.logprob, s.rank, s.entropy, (0 - s.logprob) / ln(2)
-    FROM input AS i
-    CROSS JOIN LATERAL gpt2._pieces(i.tokens, i.m) AS p
-    LEFT JOIN score AS s ON s."position" = p."position"
-    ORDER BY p."position";
+    SELECT s.*
+    FROM read AS r
+    CROSS JOIN LATERAL gpt2._score_tokens(r.y, r.tokens, r.m) AS s
+    ORDER BY s."position";
 END;
 COMMENT ON FUNCTION gpt2_score IS
     'how well each token of a text was expected: log probability, rank, entropy and surprisal in '
@@ -100,7 +112,7 @@ BEGIN ATOMIC
     SELECT exp(-avg(s.logprob))
     FROM part AS w
     CROSS JOIN LATERAL (
-        SELECT (gpt2._run(gpt2._start(w.tokens, w.m), w.m, cardinality(w.tokens))).y OFFSET 0) AS a
+        SELECT (gpt2._run(gpt2._begin(w.tokens, w.m), w.m, cardinality(w.tokens))).y OFFSET 0) AS a
     CROSS JOIN LATERAL generate_series(w."first", cardinality(w.tokens) - 1) AS n
     CROSS JOIN LATERAL (SELECT a.y[n] AS y, w.tokens[n + 1] AS token OFFSET 0) AS p
     CROSS JOIN LATERAL gpt2._unembed(p.y, w.m) AS u

@@ -31,6 +31,19 @@ COMMENT ON FUNCTION gpt2._rule IS
     'a merge as four characters: its rank, the pair, and the token the pair becomes';
 
 
+CREATE FUNCTION gpt2._byte_tokens(tokenizer int, n_token int)
+RETURNS int[]
+LANGUAGE sql STABLE PARALLEL SAFE
+-- scalar subqueries, as a join may hash the whole vocabulary
+RETURN ARRAY(
+    SELECT (SELECT t.token FROM gpt2.token AS t
+            WHERE t.tokenizer = _byte_tokens.tokenizer AND t.mergeable
+              AND t.bytes = set_byte('\x00', 0, value) AND t.token < _byte_tokens.n_token)
+    FROM generate_series(0, 255) AS value);
+COMMENT ON FUNCTION gpt2._byte_tokens IS
+    'the tokens of the 256 bytes, NULL where the vocabulary lacks one';
+
+
 CREATE FUNCTION gpt2._bpe(words bytea[], tokenizer int, n_token int)
 RETURNS TABLE (word bytea, step int, rule text, symbols text)
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -46,21 +59,17 @@ BEGIN ATOMIC
             WHERE m.tokenizer = _bpe.tokenizer AND pg_column_size(_bpe.words) > 20000
         )) AS r (rule)
         WHERE substr(r.rule, 4) < gpt2._symbol(_bpe.n_token) COLLATE "C"
+    ), one_byte AS MATERIALIZED (
+        -- read once
+        SELECT gpt2._byte_tokens(_bpe.tokenizer, _bpe.n_token) AS tokens
     ), bpe AS (
         SELECT w.word, 0 AS step, '' COLLATE "C" AS rule, b.symbols
         FROM unnest(words) AS w (word)
         CROSS JOIN LATERAL (
             SELECT string_agg(gpt2._symbol(byte.token), '') COLLATE "C"
-            FROM (
-                SELECT (ARRAY(
-                    -- the 256 bytes' tokens, read once; a join here may hash the whole vocabulary
-                    SELECT (SELECT t.token FROM gpt2.token AS t
-                            WHERE t.tokenizer = _bpe.tokenizer AND t.mergeable
-                              AND t.bytes = set_byte('\x00', 0, value)
-                              AND t.token < _bpe.n_token)
-                    FROM generate_series(0, 255) AS value
-                ))[get_byte(w.word, generate_series(0, length(w.word) - 1)) + 1]
-            ) AS byte (token)
+            FROM (SELECT (SELECT o.tokens FROM one_byte AS o)[
+                             get_byte(w.word, generate_series(0, length(w.word) - 1)) + 1])
+                AS byte (token)
             HAVING gpt2._assert(count(*) = count(byte.token), 'invalid_parameter_value',
                 'the text has bytes that the vocabulary lacks',
                 format('The bytes are in %s.', w.word))

@@ -11,9 +11,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here is fetched
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread each
 
-from bench import database, report  # noqa: E402
-from bench.lines import Run, model_lines  # noqa: E402
-from bench.server_lines import server_lines  # noqa: E402
+from bench import database, report
+from bench.lines import Run, model_lines
+from bench.server_lines import server_lines
 
 
 def main() -> None:

@@ -29,8 +29,14 @@ PRECISIONS = tuple(importer.COLUMNS)
 def load(dsn: str, name: str, precision: str, directory: Path = CHECKPOINT) -> None:
     """Imports a checkpoint in one transaction, in place of a model that has the name."""
     with client.connect(dsn) as connection:
-        importer.load(client.Target(connection), Checkpoint(str(directory), client.read_tensor),
-                      name, str(directory), replace=True, precision=precision)
+        importer.load(
+            client.Target(connection),
+            Checkpoint(str(directory), client.read_tensor),
+            name,
+            str(directory),
+            replace=True,
+            precision=precision,
+        )
 
 
 def digest(files: list[Path]) -> str:
@@ -55,13 +61,18 @@ def prepare() -> str:
     cluster = os.environ.get("GPT2_TEST_DSN")
     if not cluster:
         raise SystemExit("GPT2_TEST_DSN is not set: run the benchmark with `make bench`")
-    sources = [ROOT / "build/gpt2.control", *sorted(ROOT.glob("build/gpt2--*.sql")),
-               *sorted((ROOT / "loader/gpt2_loader").glob("*.py"))]
+    sources = [
+        ROOT / "build/gpt2.control",
+        *sorted(ROOT.glob("build/gpt2--*.sql")),
+        *sorted((ROOT / "loader/gpt2_loader").glob("*.py")),
+    ]
     comment = f"gpt2 from sources with sha256 {digest(sources)}, checkpoint {make_checkpoint()}"
     dsn = make_conninfo(cluster, dbname=DATABASE)
     with psycopg.connect(cluster, autocommit=True) as admin:
-        found = admin.execute("SELECT shobj_description(oid, 'pg_database') FROM pg_database"
-                              " WHERE datname = %s", [DATABASE]).fetchone()
+        found = admin.execute(
+            "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s",
+            [DATABASE],
+        ).fetchone()
         if found != (comment,):
             progress(f"database {DATABASE}: making it")
             admin.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")

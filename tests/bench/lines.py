@@ -32,8 +32,15 @@ class Run:
     tokens: list[int] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
 
-    def add(self, name: str, unit: str, ours: list[float], reference: list[float] | None = None,
-            reference_name: str = "", **details) -> Line:
+    def add(
+        self,
+        name: str,
+        unit: str,
+        ours: list[float],
+        reference: list[float] | None = None,
+        reference_name: str = "",
+        **details,
+    ) -> Line:
         """A new line: samples of ours and, where there is one, of the reference."""
         line = Line(name, unit, ours, reference or [], reference_name, details)
         self.lines.append(line)
@@ -59,7 +66,7 @@ def ms(samples: list[float]) -> list[float]:
 
 def around(tokens: list[int], context: int) -> list[int]:
     """The prompt after which SPAN tokens have a mean context of about so many positions."""
-    return tokens[:max(1, context - SPAN // 2)]
+    return tokens[: max(1, context - SPAN // 2)]
 
 
 def model_lines(run: Run) -> None:
@@ -76,8 +83,11 @@ def model_lines(run: Run) -> None:
         trace_lines(run, ours, precision)
         prefix_lines(run, ours, precision)
         progress(f"buffers touched a token, {precision}")
-        run.add(f"buffers touched a token, context {context}, {precision}", "8 kB",
-                [ours.blocks(around(run.tokens, context))])
+        run.add(
+            f"buffers touched a token, context {context}, {precision}",
+            "8 kB",
+            [ours.blocks(around(run.tokens, context))],
+        )
         ours.conn.close()
 
 
@@ -91,8 +101,12 @@ def token_lines(run: Run, ours: Ours, reference: Reference, precision: str) -> d
         ours.generate(prompt, 1)  # the warm-up: caches and plans
         reference.token(prompt)
         samples = interleave(lambda: ours.token(prompt), lambda: reference.token(prompt), rounds)
-        lines[context] = run.add(f"generated token, context {context:,}, {precision}", "ms",
-                                 *map(ms, samples), TRANSFORMERS)
+        lines[context] = run.add(
+            f"generated token, context {context:,}, {precision}",
+            "ms",
+            *map(ms, samples),
+            TRANSFORMERS,
+        )
     return lines
 
 
@@ -104,10 +118,12 @@ def prompt_lines(run: Run, ours: Ours, reference: Reference, precision: str) -> 
         prompt = run.tokens[:n]
         ours.read(prompt[:16])
         reference.read(prompt)
-        samples = interleave(lambda: ours.read(prompt) / n, lambda: reference.read(prompt) / n,
-                             rounds)
-        lines[n] = run.add(f"prompt of {n}, per position, {precision}", "ms",
-                           *map(ms, samples), TRANSFORMERS)
+        samples = interleave(
+            lambda: ours.read(prompt) / n, lambda: reference.read(prompt) / n, rounds
+        )
+        lines[n] = run.add(
+            f"prompt of {n}, per position, {precision}", "ms", *map(ms, samples), TRANSFORMERS
+        )
     return lines
 
 
@@ -119,11 +135,17 @@ def trace_lines(run: Run, ours: Ours, precision: str) -> None:
     ours.trace(tokens[:16], None)
     for name, hooks in (("one hook", ["attn.hook_pattern"]), ("all hooks", None)):
         progress(f"trace of {n}, {name}, {precision}")
-        samples = interleave(lambda: ours.trace(tokens, hooks) / n,
-                             lambda: ours.trace(tokens, ["ln_final.hook_out"]) / n,
-                             run.rounds(3, 2))
-        run.add(f"trace of {n}, {name}, per position, {precision}", "ms", *map(ms, samples),
-                "the forward pass, gpt2_forward")
+        samples = interleave(
+            lambda: ours.trace(tokens, hooks) / n,
+            lambda: ours.trace(tokens, ["ln_final.hook_out"]) / n,
+            run.rounds(3, 2),
+        )
+        run.add(
+            f"trace of {n}, {name}, per position, {precision}",
+            "ms",
+            *map(ms, samples),
+            "the forward pass, gpt2_forward",
+        )
 
 
 def prefix_lines(run: Run, ours: Ours, precision: str) -> None:
@@ -135,12 +157,22 @@ def prefix_lines(run: Run, ours: Ours, precision: str) -> None:
     stored = WORD * (n - SPAN // 2)
     ours.keep_prefix(stored)
     prompt = stored + OTHER_WORD * (SPAN // 2)
-    samples = interleave(lambda: ours.first_token(prompt, True),
-                         lambda: ours.first_token(prompt, False), run.rounds(3, 1))
-    run.add(f"first token of a prompt of {n}, with a prefix, {precision}", "ms", *map(ms, samples),
-            "without the prefix")
-    samples = interleave(lambda: ours.public_token("gpt2_stream", stored),
-                         lambda: ours.public_token("gpt2_generate", stored), run.rounds(3, 1))
+    samples = interleave(
+        lambda: ours.first_token(prompt, True),
+        lambda: ours.first_token(prompt, False),
+        run.rounds(3, 1),
+    )
+    run.add(
+        f"first token of a prompt of {n}, with a prefix, {precision}",
+        "ms",
+        *map(ms, samples),
+        "without the prefix",
+    )
+    samples = interleave(
+        lambda: ours.public_token("gpt2_stream", stored),
+        lambda: ours.public_token("gpt2_generate", stored),
+        run.rounds(3, 1),
+    )
     run.add(f"streamed token, context {n}, {precision}", "ms", *map(ms, samples), "gpt2_generate")
 
 
@@ -154,16 +186,24 @@ def logits_line(run: Run, ours: Ours, reference: Reference, precision: str) -> L
     return run.add(f"logits of a position, {precision}", "ms", *map(ms, samples), TRANSFORMERS)
 
 
-def derived_lines(run: Run, precision: str, tokens: dict[int, Line], prompts: dict[int, Line],
-                  logits: Line) -> None:
+def derived_lines(
+    run: Run, precision: str, tokens: dict[int, Line], prompts: dict[int, Line], logits: Line
+) -> None:
     """Ratios of medians above: how time grows with the context, what reading in one go saves."""
     short, long = min(tokens), max(tokens)
     if long > short:
-        run.add(f"growth: token at {long:,} / at {short}, {precision}", "x",
-                [tokens[long].ours_median / tokens[short].ours_median],
-                [tokens[long].reference_median / tokens[short].reference_median], TRANSFORMERS)
+        run.add(
+            f"growth: token at {long:,} / at {short}, {precision}",
+            "x",
+            [tokens[long].ours_median / tokens[short].ours_median],
+            [tokens[long].reference_median / tokens[short].reference_median],
+            TRANSFORMERS,
+        )
     n = 16 if run.quick else 128
-    run.add(f"prompt position / token less its logits, at {n}, {precision}", "x",
-            [prompts[n].ours_median / (tokens[n].ours_median - logits.ours_median)],
-            [prompts[n].reference_median
-             / (tokens[n].reference_median - logits.reference_median)], TRANSFORMERS)
+    run.add(
+        f"prompt position / token less its logits, at {n}, {precision}",
+        "x",
+        [prompts[n].ours_median / (tokens[n].ours_median - logits.ours_median)],
+        [prompts[n].reference_median / (tokens[n].reference_median - logits.reference_median)],
+        TRANSFORMERS,
+    )

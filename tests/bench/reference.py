@@ -22,7 +22,8 @@ class Reference:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         self.model = transformers.GPT2LMHeadModel.from_pretrained(
-            directory, dtype=torch.float32).eval()
+            directory, dtype=torch.float32
+        ).eval()
         self.contexts: dict[int, tuple] = {}
 
     @torch.inference_mode()

@@ -17,16 +17,23 @@ HEADER = ("line", "unit", "ours", "reference", "ratio", "reference is")
 
 def machine(dsn: str) -> dict[str, str]:
     """What the figures depend on."""
-    cpus = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")]
+    cpus = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
     with psycopg.connect(dsn) as conn:
         server = conn.execute("SHOW server_version").fetchone()[0]
         pgvector = conn.execute(
-            "SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()[0]
-    return {"CPU": cpus[0] if cpus else platform.machine(), "cores": str(os.cpu_count()),
-            "PostgreSQL": server.split()[0], "pgvector": pgvector,
-            "Python": platform.python_version()} | {
-        name: version(name) for name in ("torch", "transformers", "tokenizers")}
+            "SELECT extversion FROM pg_extension WHERE extname = 'vector'"
+        ).fetchone()[0]
+    return {
+        "CPU": cpus[0] if cpus else platform.machine(),
+        "cores": str(os.cpu_count()),
+        "PostgreSQL": server.split()[0],
+        "pgvector": pgvector,
+        "Python": platform.python_version(),
+    } | {name: version(name) for name in ("torch", "transformers", "tokenizers")}
 
 
 def figure(value: float | None) -> str:
@@ -40,14 +47,25 @@ def figure(value: float | None) -> str:
 def table(lines: list[Line]) -> str:
     """Aligned columns, a line each: medians and their ratio."""
     rows = [HEADER] + [
-        (line.name, line.unit, figure(line.ours_median) if line.ours else "n/a",
-         figure(line.reference_median), figure(line.ratio), line.reference_name)
-        for line in lines]
+        (
+            line.name,
+            line.unit,
+            figure(line.ours_median) if line.ours else "n/a",
+            figure(line.reference_median),
+            figure(line.ratio),
+            line.reference_name,
+        )
+        for line in lines
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     right = (2, 3, 4)
-    text = ["  ".join(cell.rjust(width) if i in right else cell.ljust(width)
-                      for i, (cell, width) in enumerate(zip(row, widths))).rstrip()
-            for row in rows]
+    text = [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ).rstrip()
+        for row in rows
+    ]
     return "\n".join([text[0], "  ".join("-" * width for width in widths), *text[1:]])
 
 

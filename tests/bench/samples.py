@@ -44,8 +44,11 @@ class Line:
 
     def as_dict(self) -> dict:
         """For JSON: the samples as they were taken, the medians and their ratio."""
-        return asdict(self) | {"ours_median": self.ours_median, "ratio": self.ratio,
-                               "reference_median": self.reference_median}
+        return asdict(self) | {
+            "ours_median": self.ours_median,
+            "ratio": self.ratio,
+            "reference_median": self.reference_median,
+        }
 
 
 def interleave(ours: Measure, reference: Measure, rounds: int) -> tuple[list[float], list[float]]:

@@ -36,13 +36,20 @@ def first_token(run: Run) -> None:
     for _ in range(1 + run.rounds(7, 3)):
         with psycopg.connect(run.dsn, autocommit=True) as conn:
             for samples in (first, second):
-                samples.append(seconds(lambda: conn.execute(
-                    "SELECT gpt2_generate('Happy New Year!', 1, model => %s)",
-                    [MODEL]).fetchone()))
+                samples.append(
+                    seconds(
+                        lambda: conn.execute(
+                            "SELECT gpt2_generate('Happy New Year!', 1, model => %s)", [MODEL]
+                        ).fetchone()
+                    )
+                )
     del first[0], second[0]  # the warm-up
     run.add("first token of a new connection", "ms", ms(first), ms(second), "its second call")
-    run.add("first token of a new connection, less the second", "ms",
-            ms([a - b for a, b in zip(first, second)]))
+    run.add(
+        "first token of a new connection, less the second",
+        "ms",
+        ms([a - b for a, b in zip(first, second, strict=False)]),
+    )
 
 
 def tokenizing(run: Run) -> None:
@@ -54,9 +61,12 @@ def tokenizing(run: Run) -> None:
             tokens = conn.execute("SELECT gpt2_tokenize(%s)", [text]).fetchone()[0]
             assert tokens == theirs.encode(text).ids, f"{name}: the tokens differ"
             samples = interleave(
-                lambda: seconds(lambda: conn.execute(
-                    "SELECT cardinality(gpt2_tokenize(%s))", [text]).fetchone()),
-                lambda: seconds(lambda: theirs.encode(text)), run.rounds(5, 1))
+                lambda: seconds(
+                    lambda: conn.execute("SELECT cardinality(gpt2_tokenize(%s))", [text]).fetchone()
+                ),
+                lambda: seconds(lambda: theirs.encode(text)),
+                run.rounds(5, 1),
+            )
             run.add(f"tokenizing 1 MB, {name}", "s", *samples, "tokenizers", tokens=len(tokens))
 
 
@@ -67,13 +77,17 @@ def prepare_prompts(conn: psycopg.Connection) -> None:
     which 16 short prompts fill one.
     """
     conn.execute("DROP TABLE IF EXISTS prompts")
-    conn.execute("CREATE TABLE prompts (id int PRIMARY KEY, prompt text NOT NULL)"
-                 " PARTITION BY HASH (id)")
+    conn.execute(
+        "CREATE TABLE prompts (id int PRIMARY KEY, prompt text NOT NULL) PARTITION BY HASH (id)"
+    )
     for i in range(16):
-        conn.execute(f"CREATE TABLE prompts_{i} PARTITION OF prompts"
-                     f" FOR VALUES WITH (MODULUS 16, REMAINDER {i})")
-    conn.execute("INSERT INTO prompts SELECT i, 'Question ' || i || ':'"
-                 " FROM generate_series(1, 16) AS i")
+        conn.execute(
+            f"CREATE TABLE prompts_{i} PARTITION OF prompts"
+            f" FOR VALUES WITH (MODULUS 16, REMAINDER {i})"
+        )
+    conn.execute(
+        "INSERT INTO prompts SELECT i, 'Question ' || i || ':' FROM generate_series(1, 16) AS i"
+    )
     conn.execute("ANALYZE prompts")
 
 
@@ -90,8 +104,7 @@ def batch(run: Run) -> None:
     model = MODEL
     if run.quick:
         model = "bench_demo"
-        database.load(run.dsn, model, "float32",
-                      database.ROOT / "loader/gpt2_loader/models/demo")
+        database.load(run.dsn, model, "float32", database.ROOT / "loader/gpt2_loader/models/demo")
     progress(f"batch of 16 rows, {model}")
     sql = f"SELECT id, gpt2_generate(prompt, 8, model => '{model}') FROM prompts"
     with psycopg.connect(run.dsn, autocommit=True) as conn:
@@ -105,26 +118,37 @@ def batch(run: Run) -> None:
         plan = conn.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}").fetchone()[0][0]["Plan"]
         launched = workers_launched(plan)
         samples = interleave(lambda: generate(2), lambda: generate(0), run.rounds(3, 3))
-    run.add(f"batch of 16 rows, 2 workers ({launched} launched), {model}", "s", *samples,
-            "no workers", workers_launched=launched, plan=plan)
+    run.add(
+        f"batch of 16 rows, 2 workers ({launched} launched), {model}",
+        "s",
+        *samples,
+        "no workers",
+        workers_launched=launched,
+        plan=plan,
+    )
 
 
 def backend_memory(run: Run) -> None:
     """What a fresh backend has taken once it has read 1,000 positions, by gpt2_generate."""
     progress("memory at 1,000 positions")
     with psycopg.connect(run.dsn, autocommit=True) as conn:
-        prompt = conn.execute("SELECT gpt2_detokenize((gpt2_tokenize(left(%s, 10000)))[:1000])",
-                              [texts.english()]).fetchone()[0]
+        prompt = conn.execute(
+            "SELECT gpt2_detokenize((gpt2_tokenize(left(%s, 10000)))[:1000])", [texts.english()]
+        ).fetchone()[0]
         positions = conn.execute("SELECT count(*) FROM gpt2_tokens(%s)", [prompt]).fetchone()[0]
     with psycopg.connect(run.dsn, autocommit=True) as conn, watch(conn.info.backend_pid) as peaks:
-        plan = conn.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)"
-                            " SELECT gpt2_generate(%s, 1, model => %s)",
-                            [prompt, MODEL]).fetchone()[0][0]["Plan"]
-    for name, value in (("its own", peaks["private"]),
-                        ("with shared buffers", peaks["resident"]),
-                        ("temporary files written", plan["Temp Written Blocks"] * 8192 / 1e6)):
-        run.add(f"backend at {positions:,} positions: {name}", "MB",
-                [] if value is None else [value])
+        plan = conn.execute(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT gpt2_generate(%s, 1, model => %s)",
+            [prompt, MODEL],
+        ).fetchone()[0][0]["Plan"]
+    for name, value in (
+        ("its own", peaks["private"]),
+        ("with shared buffers", peaks["resident"]),
+        ("temporary files written", plan["Temp Written Blocks"] * 8192 / 1e6),
+    ):
+        run.add(
+            f"backend at {positions:,} positions: {name}", "MB", [] if value is None else [value]
+        )
 
 
 def blob_rows(path: Path):
@@ -134,8 +158,10 @@ def blob_rows(path: Path):
             whole = len(chunk) // ROW * ROW
             for data, width in ((chunk[:whole], ROW), (chunk[whole:], len(chunk) - whole)):
                 if data:
-                    rows = np.zeros(len(data) // width, dtype=[
-                        ("n_columns", ">i2"), ("length", ">i4"), ("value", "u1", (width,))])
+                    rows = np.zeros(
+                        len(data) // width,
+                        dtype=[("n_columns", ">i2"), ("length", ">i4"), ("value", "u1", (width,))],
+                    )
                     rows["n_columns"], rows["length"] = 1, width
                     rows["value"] = np.frombuffer(data, dtype="u1").reshape(-1, width)
                     yield rows.tobytes()
@@ -169,5 +195,10 @@ def importing(run: Run) -> None:
     samples = interleave(ours, theirs, run.rounds(3, 1))
     with psycopg.connect(run.dsn, autocommit=True) as conn:
         conn.execute("SELECT gpt2_drop_model('bench_import')")
-    run.add("importing the 124M checkpoint", "s", *samples, "COPY of its bytes",
-            n_bytes=file.stat().st_size)
+    run.add(
+        "importing the 124M checkpoint",
+        "s",
+        *samples,
+        "COPY of its bytes",
+        n_bytes=file.stat().st_size,
+    )

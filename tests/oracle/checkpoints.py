@@ -21,14 +21,22 @@ N_TRACED = 5
 #: name -> what differs from transformers' GPT2Config defaults
 SHAPES: dict[str, dict] = {
     "one_block": dict(n_layer=1, n_head=2, n_embd=32, n_positions=128, vocab_size=300),
-    "narrow_mlp": dict(n_layer=2, n_head=3, n_embd=48, n_positions=100, vocab_size=500,
-                       n_inner=40),
-    "odd_widths": dict(n_layer=4, n_head=5, n_embd=35, n_positions=97, vocab_size=401,
-                       n_inner=111, layer_norm_epsilon=1e-3),
-    "untied": dict(n_layer=3, n_head=2, n_embd=64, n_positions=256, vocab_size=600,
-                   tie_word_embeddings=False),
-    "unscaled": dict(n_layer=2, n_head=4, n_embd=64, n_positions=128, vocab_size=350,
-                     scale_attn_weights=False),
+    "narrow_mlp": dict(n_layer=2, n_head=3, n_embd=48, n_positions=100, vocab_size=500, n_inner=40),
+    "odd_widths": dict(
+        n_layer=4,
+        n_head=5,
+        n_embd=35,
+        n_positions=97,
+        vocab_size=401,
+        n_inner=111,
+        layer_norm_epsilon=1e-3,
+    ),
+    "untied": dict(
+        n_layer=3, n_head=2, n_embd=64, n_positions=256, vocab_size=600, tie_word_embeddings=False
+    ),
+    "unscaled": dict(
+        n_layer=2, n_head=4, n_embd=64, n_positions=128, vocab_size=350, scale_attn_weights=False
+    ),
     "five_blocks": dict(n_layer=5, n_head=2, n_embd=128, n_positions=256, vocab_size=1000),
     # its keys and values of 16 positions end to end are longer than a vector may be
     "one_wide_head": dict(n_layer=1, n_head=1, n_embd=1040, n_positions=64, vocab_size=300),
@@ -37,7 +45,11 @@ SHAPES: dict[str, dict] = {
 
 #: models whose searches come to different ends: (seed, how much <|endoftext|> is favoured)
 BEAM_MODELS: dict[str, tuple[int, float]] = {
-    "narrow_mlp": (3, 3), "odd_widths": (4, 2), "untied": (5, 6), "short_context": (6, 1.2)}
+    "narrow_mlp": (3, 3),
+    "odd_widths": (4, 2),
+    "untied": (5, 6),
+    "short_context": (6, 1.2),
+}
 
 #: the real model's shape: too large for a fixture, run live by `make test-oracle`
 SHAPE_124M = dict(n_layer=12, n_head=12, n_embd=768, n_positions=1024, vocab_size=50257)
@@ -47,9 +59,17 @@ def config(shape: dict) -> dict:
     """config.json of a shape."""
     end = shape["vocab_size"] - 1
     return dict(
-        model_type="gpt2", architectures=["GPT2LMHeadModel"], activation_function="gelu_new",
-        bos_token_id=end, eos_token_id=end, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        n_ctx=shape["n_positions"], **shape)
+        model_type="gpt2",
+        architectures=["GPT2LMHeadModel"],
+        activation_function="gelu_new",
+        bos_token_id=end,
+        eos_token_id=end,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        n_ctx=shape["n_positions"],
+        **shape,
+    )
 
 
 def tensors(shape: dict, seed: int = 0) -> dict[str, np.ndarray]:
@@ -71,14 +91,20 @@ def tensors(shape: dict, seed: int = 0) -> dict[str, np.ndarray]:
         for norm in ("ln_1", "ln_2"):
             result[f"h.{block}.{norm}.weight"] = normal(width, scale=0.2, mean=1.0)
             result[f"h.{block}.{norm}.bias"] = normal(width, scale=0.2)
-        for layer, n_in, n_out in (("attn.c_attn", width, 3 * width), ("attn.c_proj", width, width),
-                                   ("mlp.c_fc", width, inner), ("mlp.c_proj", inner, width)):
+        for layer, n_in, n_out in (
+            ("attn.c_attn", width, 3 * width),
+            ("attn.c_proj", width, width),
+            ("mlp.c_fc", width, inner),
+            ("mlp.c_proj", inner, width),
+        ):
             result[f"h.{block}.{layer}.weight"] = normal(n_in, n_out, scale=2.0 / n_in**0.5)
             result[f"h.{block}.{layer}.bias"] = normal(n_out, scale=0.2)
     if shape.get("tie_word_embeddings") is False:
         result["lm_head.weight"] = normal(shape["vocab_size"], width, scale=0.4)
-    return {name if name.startswith("lm_head") else f"transformer.{name}": tensor
-            for name, tensor in result.items()}
+    return {
+        name if name.startswith("lm_head") else f"transformer.{name}": tensor
+        for name, tensor in result.items()
+    }
 
 
 def write_checkpoint(directory: Path, shape: dict, seed: int = 0, end: float = 0) -> Path:
@@ -100,7 +126,12 @@ def steering(shape: dict) -> list[tuple[int, int | None, np.ndarray, float]]:
     """(block, position or None for all, vector [n_embd], scale): before the first block, in the
     middle, after the last; twice at one place."""
     random = np.random.RandomState(2)
-    return [(block, position, random.standard_normal(shape["n_embd"]).astype(np.float32), scale)
-            for block, position, scale in [
-                (0, 1, 0.5), (shape["n_layer"] - 1, None, -0.75), (shape["n_layer"] - 1, 2, 2.0),
-                (shape["n_layer"], 3, 1.0)]]
+    return [
+        (block, position, random.standard_normal(shape["n_embd"]).astype(np.float32), scale)
+        for block, position, scale in [
+            (0, 1, 0.5),
+            (shape["n_layer"] - 1, None, -0.75),
+            (shape["n_layer"] - 1, 2, 2.0),
+            (shape["n_layer"], 3, 1.0),
+        ]
+    ]

@@ -17,7 +17,8 @@ def assert_close(ours: np.ndarray, theirs: np.ndarray, what: str = "") -> None:
 def vectors(conn: psycopg.Connection, expression: str, *arguments) -> np.ndarray:
     """The vector[] that an SQL expression gives, as an array [n_seq, n_embd]."""
     row = conn.execute(
-        f"SELECT ARRAY(SELECT v::float4[] FROM unnest({expression}) AS v)", arguments).fetchone()
+        f"SELECT ARRAY(SELECT v::float4[] FROM unnest({expression}) AS v)", arguments
+    ).fetchone()
     return np.array(row[0], dtype=np.float32)
 
 
@@ -39,17 +40,18 @@ def logits(conn: psycopg.Connection, tokens: list[int], name: str) -> np.ndarray
         """SELECT u.logits
            FROM (SELECT c AS m FROM gpt2._chosen_model(%s::text) AS c OFFSET 0) AS m
            CROSS JOIN LATERAL (
-               SELECT (gpt2._run(gpt2._start(%s::int[], m.m), m.m, %s)).y[%s] AS y OFFSET 0) AS c
+               SELECT (gpt2._run(gpt2._begin(%s::int[], m.m), m.m, %s)).y[%s] AS y OFFSET 0) AS c
            CROSS JOIN LATERAL gpt2._unembed(c.y, m.m) AS u""",
-        [name, tokens, len(tokens), len(tokens)]).fetchone()
+        [name, tokens, len(tokens), len(tokens)],
+    ).fetchone()
     return np.array(rows[0], dtype=np.float32)
 
 
 def greedy(conn: psycopg.Connection, tokens: list[int], n: int, name: str) -> list[int]:
     """Up to n tokens that greedy generation chooses after the given ones."""
     row = conn.execute(
-        """SELECT (gpt2._run(gpt2._start(%s::int[], m.m), m.m, least(%s, (m.m).n_ctx),
-                             gpt2._sampling(m.m))).tokens[%s + 1:]
+        """SELECT (gpt2._run(gpt2._begin(%s::int[], m.m), m.m, least(%s, (m.m).n_ctx))).tokens[%s + 1:]
            FROM (SELECT c AS m FROM gpt2._chosen_model(%s::text) AS c OFFSET 0) AS m""",
-        [tokens, len(tokens) + n, len(tokens), name]).fetchone()
+        [tokens, len(tokens) + n, len(tokens), name],
+    ).fetchone()
     return row[0]

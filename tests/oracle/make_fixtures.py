@@ -36,10 +36,16 @@ def main() -> None:
         else:
             raise SystemExit(f"{name}: no seed gives a varied greedy text")
         hidden, logits = forward(model, tokens)
-        arrays |= {f"{name}/seed": np.array(seed), f"{name}/tokens": np.array(tokens),
-                   f"{name}/greedy": np.array(text), f"{name}/hidden": hidden,
-                   f"{name}/logits": logits}
-        print(f"{name:14} seed {seed:2}  {len(text)} tokens, {len(set(text))} distinct, gap {gap:.4f}")
+        arrays |= {
+            f"{name}/seed": np.array(seed),
+            f"{name}/tokens": np.array(tokens),
+            f"{name}/greedy": np.array(text),
+            f"{name}/hidden": hidden,
+            f"{name}/logits": logits,
+        }
+        print(
+            f"{name:14} seed {seed:2}  {len(text)} tokens, {len(set(text))} distinct, gap {gap:.4f}"
+        )
     np.savez_compressed(Path(__file__).with_name("fixtures.npz"), **arrays)
 
 

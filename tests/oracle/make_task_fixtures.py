@@ -29,8 +29,11 @@ DEMO = Path(__file__).parent.parent.parent / "loader/gpt2_loader/models/demo"
 TEXT = "The rows of a table\nin no order; é 😀."
 DEMO_TEXT = """To create an index on a table, use the CREATE INDEX command. Zebras dance at 7:30;
 the planner (see Section 14.1) does not care about \u201cübung\u201d."""
-LONG = ("An index is a table of the rows that are in a table. ", "It is not in the order of 1997, "
-        "or of the index; ", "the server reads the table in the end, and so on. ")
+LONG = (
+    "An index is a table of the rows that are in a table. ",
+    "It is not in the order of 1997, or of the index; ",
+    "the server reads the table in the end, and so on. ",
+)
 #: the empty prompt begins a document; one choice alone is longer than a chunk of positions
 PROMPTS = ["", "The", "The rows of a table are"]
 CHOICES = [" in", " not", "x", " the order of the table", "é 😀", " 1234567890 1234567890"]
@@ -47,11 +50,14 @@ def score(model: GPT2LMHeadModel, tokens: list[int]) -> dict[str, np.ndarray]:
     p = log_softmax(model, tokens)[:-1]
     target = p.gather(1, torch.tensor(tokens[1:])[:, None])
     ids = torch.tensor([tokens])
-    return {"logprobs": target[:, 0].numpy(),
-            "ranks": torch.stack([1 + (p > target + NEAR).sum(1), (p > target - NEAR).sum(1)],
-                                 1).numpy(),
-            "entropies": torch.distributions.Categorical(logits=p).entropy().numpy(),
-            "loss": model(ids, labels=ids).loss.numpy()}
+    return {
+        "logprobs": target[:, 0].numpy(),
+        "ranks": torch.stack(
+            [1 + (p > target + NEAR).sum(1), (p > target - NEAR).sum(1)], 1
+        ).numpy(),
+        "entropies": torch.distributions.Categorical(logits=p).entropy().numpy(),
+        "loss": model(ids, labels=ids).loss.numpy(),
+    }
 
 
 def perplexity(model: GPT2LMHeadModel, tokens: list[int], stride: int) -> float:
@@ -62,7 +68,7 @@ def perplexity(model: GPT2LMHeadModel, tokens: list[int], stride: int) -> float:
     for begin in range(0, len(tokens), stride):
         end = min(begin + model.config.n_positions, len(tokens))
         labels = ids[:, begin:end].clone()
-        labels[:, :-(end - before)] = -100
+        labels[:, : -(end - before)] = -100
         n = int((labels[:, 1:] != -100).sum())
         if n:
             total += float(model(ids[:, begin:end], labels=labels).loss) * n
@@ -81,9 +87,12 @@ def embedded(model: GPT2LMHeadModel, tokens: list[int]) -> dict[str, np.ndarray]
             continue
         x = hidden[-1 if block == "last" else block + 1][0]
         weight = torch.arange(1, len(tokens) + 1, dtype=x.dtype)
-        result |= {f"embedded/mean/{block}": x.mean(0), f"embedded/last/{block}": x[-1],
-                   f"embedded/max/{block}": x.amax(0),
-                   f"embedded/weighted/{block}": (x * weight[:, None]).sum(0) / weight.sum()}
+        result |= {
+            f"embedded/mean/{block}": x.mean(0),
+            f"embedded/last/{block}": x[-1],
+            f"embedded/max/{block}": x.amax(0),
+            f"embedded/weighted/{block}": (x * weight[:, None]).sum(0) / weight.sum(),
+        }
     return {key: value.numpy() for key, value in result.items()}
 
 
@@ -104,14 +113,25 @@ def fixtures(model: GPT2LMHeadModel, text: str, strides: list[int]) -> dict[str,
     long = ""
     while len(encode(long)) < 2.3 * n_ctx:
         long += LONG[len(long) % 3]
-    choices = [[choose(model, encode(prompt) or [n_vocab - 1], encode(choice))
-                if len(encode(prompt)) + len(encode(choice)) <= n_ctx else np.nan
-                for choice in CHOICES] for prompt in PROMPTS]
-    return {"text": np.array(text), "tokens": np.array(tokens), **score(model, tokens),
-            **embedded(model, tokens), "long/text": np.array(long),
-            "long/strides": np.array(strides),
-            "long/perplexities": np.array([perplexity(model, encode(long), s) for s in strides]),
-            **{f"choices/{n}": np.array(values) for n, values in enumerate(choices)}}
+    choices = [
+        [
+            choose(model, encode(prompt) or [n_vocab - 1], encode(choice))
+            if len(encode(prompt)) + len(encode(choice)) <= n_ctx
+            else np.nan
+            for choice in CHOICES
+        ]
+        for prompt in PROMPTS
+    ]
+    return {
+        "text": np.array(text),
+        "tokens": np.array(tokens),
+        **score(model, tokens),
+        **embedded(model, tokens),
+        "long/text": np.array(long),
+        "long/strides": np.array(strides),
+        "long/perplexities": np.array([perplexity(model, encode(long), s) for s in strides]),
+        **{f"choices/{n}": np.array(values) for n, values in enumerate(choices)},
+    }
 
 
 def main() -> None:
@@ -120,9 +140,11 @@ def main() -> None:
 
     def add(name: str, values: dict[str, np.ndarray]) -> None:
         arrays.update({f"{name}/{key}": value for key, value in values.items()})
-        print(f"{name:14} {len(values['tokens'])} tokens, loss {float(values['loss']):.4f}, "
-              f"perplexities {values['long/perplexities'].round(2)}, "
-              f"{sum(low < high for low, high in values['ranks'])} ranks within a range")
+        print(
+            f"{name:14} {len(values['tokens'])} tokens, loss {float(values['loss']):.4f}, "
+            f"perplexities {values['long/perplexities'].round(2)}, "
+            f"{sum(low < high for low, high in values['ranks'])} ranks within a range"
+        )
 
     for name, shape in SHAPES.items():
         n_ctx = shape["n_positions"]

@@ -13,7 +13,7 @@ MERGES = Path(__file__).parent.parent.parent / "sql/tokenizer/vocab.bpe"
 def tokenizer(n_vocab: int = 50257) -> ByteLevelBPETokenizer:
     """The ids follow from the merges: the bytes, then the merges in order, then <|endoftext|>. A
     smaller vocabulary has the first of the merges."""
-    lines = MERGES.read_text(encoding="utf-8").splitlines()[1:n_vocab - 256]
+    lines = MERGES.read_text(encoding="utf-8").splitlines()[1 : n_vocab - 256]
     merges = [tuple(line.split(" ")) for line in lines]
     tokens = sorted(ByteLevel.alphabet()) + ["".join(pair) for pair in merges]
     vocabulary = {token: i for i, token in enumerate(tokens)} | {"<|endoftext|>": n_vocab - 1}

@@ -12,7 +12,8 @@ from transformers import GPT2LMHeadModel
 def load(directory: Path) -> GPT2LMHeadModel:
     """The checkpoint in float32, for inference."""
     return GPT2LMHeadModel.from_pretrained(
-        directory, dtype=torch.float32, attn_implementation="eager").eval()
+        directory, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
 
 
 @torch.inference_mode()
@@ -38,4 +39,4 @@ def greedy(model: GPT2LMHeadModel, tokens: list[int], n: int) -> tuple[list[int]
         text += new
         if text[-1] == model.config.eos_token_id:
             break
-    return text[len(tokens):], gap
+    return text[len(tokens) :], gap

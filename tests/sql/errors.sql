@@ -83,6 +83,9 @@ SELECT gpt2_generate('x', top_p => 0);
 \echo :LAST_ERROR_SQLSTATE
 SELECT gpt2_generate('x', min_p => 2);
 SELECT gpt2_generate('x', typical_p => -1);
+SELECT gpt2_generate('x', top_n_sigma => -1);
+SELECT gpt2_generate('x', xtc_probability => 1.5);
+SELECT gpt2_generate('x', xtc_threshold => 'NaN');
 SELECT gpt2_generate('x', repetition_penalty => 0);
 SELECT gpt2_generate('x', frequency_penalty => 'NaN');
 SELECT gpt2_generate('x', presence_penalty => 'Infinity');
@@ -131,10 +134,10 @@ SELECT gpt2_score('one two three four five');
 \echo :LAST_ERROR_SQLSTATE
 
 -- arguments of beam search
-SELECT gpt2_beam('x', 0);
+SELECT gpt2_beam('x', beams => 0);
 \echo :LAST_ERROR_SQLSTATE
-SELECT gpt2_beam_search('x', 1001);
-SELECT gpt2_beam_search('x', NULL);
+SELECT gpt2_beam_search('x', beams => 1001);
+SELECT gpt2_beam_search('x', beams => NULL);
 SELECT gpt2_beam_search('x', max_tokens => -1);
 \echo :LAST_ERROR_SQLSTATE
 SELECT gpt2_beam_search('x', length_penalty => 'NaN');

@@ -1,0 +1,3 @@
+    stop text[] DEFAULT NULL,
+    choices text[] DEFAULT NULL,
+    pattern text DEFAULT NULL,
