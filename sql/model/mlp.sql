@@ -8,8 +8,10 @@ CREATE FUNCTION gpt2._gelu_each(x vector, exact boolean)
 RETURNS TABLE (y vector)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT ARRAY(SELECT gpt2._gelu(u.x, exact)
+    -- which of the two is asked once: for every number it took 2.7 of 33 ms
+    SELECT ARRAY(SELECT gpt2._gelu(u.x, i.exact)
                  FROM (SELECT unnest(_gelu_each.x::real[]) AS x) AS u)::vector
+    FROM (SELECT _gelu_each.exact OFFSET 0) AS i
     OFFSET 0;
 END;
 COMMENT ON FUNCTION gpt2._gelu_each IS 'gelu of each number of a vector';
@@ -24,9 +26,7 @@ BEGIN ATOMIC
     FROM gpt2._linear(_mlp.x, m, _mlp.block, 'mlp.c_fc') AS l
     CROSS JOIN LATERAL gpt2._hook(
         l.y, 'mlp.hook_pre', _mlp.block, NULL, _mlp."position", patch) AS pre
-    -- what is asked of m is asked once: for every unit it took 2.7 of 33 ms
-    CROSS JOIN (SELECT (m).activation_function = 'gelu' AS exact OFFSET 0) AS activation
-    CROSS JOIN LATERAL gpt2._gelu_each(pre.y, activation.exact) AS g
+    CROSS JOIN LATERAL gpt2._gelu_each(pre.y, (m).activation_function = 'gelu') AS g
     CROSS JOIN LATERAL gpt2._hook(
         g.y, 'mlp.hook_post', _mlp.block, NULL, _mlp."position", patch) AS post
     CROSS JOIN LATERAL gpt2._linear(post.y, m, _mlp.block, 'mlp.c_proj') AS p
