@@ -283,6 +283,14 @@ def test_reads(tx):
     assert base < reads(tx, query, "variant") <= base + 3 * 2
 
 
+def test_choice_reads_one_page(tx):
+    """The look whether there are weights: of the chosen model alone, however many there are."""
+    for k in range(20):
+        create(tx, f"variant_{k}", "demo")
+    assert reads(tx, "SELECT * FROM gpt2._chosen_model('demo')") == 1
+    assert reads(tx, "SELECT * FROM gpt2._chosen_model('variant_19')") == 1
+
+
 def test_diff_reads_what_is_stored(tx):
     """Of two with the same base, only the pages that either stores."""
     create(tx, "first", "demo")

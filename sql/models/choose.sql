@@ -9,15 +9,19 @@ LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     WITH wanted (name) AS (
         SELECT coalesce(_chosen_number.name, nullif(current_setting('gpt2.model', true), ''))
-    ), chosen AS (
-        SELECT m.model, m.name,
-               -- By the whole key and without EXISTS: a scan for any page may read all models
-               -- before, and EXISTS may be hashed, for all models.
-               (SELECT p.page FROM gpt2.matrix_page AS p
-                WHERE p.model = coalesce(m.base, m.model) AND p.block = -1 AND p.layer = 'wte'
-                  AND p.slice = 0 AND p.page = 0) IS NOT NULL AS has_weights
+    ), chosen AS MATERIALIZED (
+        -- first the model, then its weights: else the planner may look for those of all models
+        SELECT m.model, m.name, coalesce(m.base, m.model) AS pages_of
         FROM gpt2.model AS m, wanted AS w
         WHERE CASE WHEN w.name IS NULL THEN m.is_default ELSE m.name = w.name END
+    ), found AS (
+        -- By the whole key and without EXISTS: a scan for any page may read all models
+        -- before, and EXISTS may be hashed, for all models.
+        SELECT c.model, c.name,
+               (SELECT p.page FROM gpt2.matrix_page AS p
+                WHERE p.model = c.pages_of AND p.block = -1 AND p.layer = 'wte'
+                  AND p.slice = 0 AND p.page = 0) IS NOT NULL AS has_weights
+        FROM chosen AS c
     )
     SELECT CASE
         WHEN c.has_weights THEN c.model
@@ -35,7 +39,7 @@ BEGIN ATOMIC
             'no model is loaded', 'Table gpt2.model has no default model.',
             'Load one: gpt2-loader load SOURCE, or SELECT gpt2_load_model(''/path/of/model'');')
     END
-    FROM wanted AS w LEFT JOIN chosen AS c ON true;
+    FROM wanted AS w LEFT JOIN found AS c ON true;
 END;
 COMMENT ON FUNCTION gpt2._chosen_number IS
     'number of the model of this name, else of the setting gpt2.model, else of the default one';
