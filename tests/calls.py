@@ -52,7 +52,7 @@ def count_calls(conn: psycopg.Connection, query: str) -> dict[str, int]:
 
 
 def all_calls(conn: psycopg.Connection) -> dict[str, dict[str, int]]:
-    """Query -> function -> calls, for each precision."""
+    """Query -> function -> calls, for each dtype."""
     queries = [query.format(model=model) for model in ("single", "half") for query in QUERIES]
     return {query: count_calls(conn, query) for query in queries}
 

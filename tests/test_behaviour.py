@@ -672,7 +672,7 @@ def test_every_function_takes_a_model(two_models):
 
 
 def test_models(two_models):
-    rows = two_models.execute("""SELECT name, is_default, n_parameters, size, precision, n_layer,
+    rows = two_models.execute("""SELECT name, is_default, n_parameters, size, dtype, n_layer,
         n_embd, n_head, n_ctx, n_vocab FROM gpt2_models()""").fetchall()
     assert rows == [
         ("demo", True, 2271232, "8872 kB", "float32", 6, 128, 4, 256, 8192),

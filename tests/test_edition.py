@@ -53,8 +53,8 @@ def uri(new_database, checkpoint) -> str:
     dsn = new_database()
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION gpt2 CASCADE")
-        for name, precision in (("full", "float32"), ("half", "float16"), ("other", "float32")):
-            load_model(dsn, checkpoint, name, "--precision", precision)
+        for name, dtype in (("full", "float32"), ("half", "float16"), ("other", "float32")):
+            load_model(dsn, checkpoint, name, "--dtype", dtype)
         for base, name in (
             ("full", "variant"),
             ("half", "half_variant"),

@@ -280,7 +280,7 @@ def test_attribution_of_float16(shapes, new_database):
     uri = new_database()
     with psycopg.connect(uri, autocommit=True) as conn:
         conn.execute("CREATE EXTENSION gpt2 CASCADE")
-        load_model(uri, DEMO, "half", "--precision", "float16")
+        load_model(uri, DEMO, "half", "--dtype", "float16")
         (total,) = conn.execute(
             "SELECT sum(contribution) FROM gpt2_direct_logit_attribution('PostgreSQL is')"
         ).fetchone()

@@ -68,12 +68,12 @@ def test_bundled_model(db, run):  # noqa: F811
 
 def test_list_and_drop(db, run, directory):  # noqa: F811
     write(directory, make_tensors(CONFIG))
-    for name, precision in (("b", "float32"), ("a", "float16")):
-        process = run("load", directory, "--name", name, "--precision", precision)
+    for name, dtype in (("b", "float32"), ("a", "float16")):
+        process = run("load", directory, "--name", name, "--dtype", dtype)
         assert process.returncode == 0
     lines = run("list").stdout.splitlines()
     assert [line.split() for line in lines] == [
-        ["name", "parameters", "precision", "size", "source"],
+        ["name", "parameters", "dtype", "size", "source"],
         ["a", "3880", "float16", "7760", "bytes", str(directory)],
         ["b", "default", "3880", "float32", "15", "kB", str(directory)],
     ]

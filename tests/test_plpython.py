@@ -59,19 +59,19 @@ def test_gives_the_name(db, model):  # noqa: F811
 
 def test_float16(db, model):  # noqa: F811
     """The same rows as by the command line."""
-    db.execute("SELECT gpt2_load_model(%s, 'm', weight_precision => 'float16')", (model,))
+    db.execute("SELECT gpt2_load_model(%s, 'm', dtype => 'float16')", (model,))
     by_server = contents(db)
-    assert by_server["model"][0][0]["precision"] == "float16"
-    load_model(db.info.dsn, Path(model), "m", "--precision", "float16", "--replace")
+    assert by_server["model"][0][0]["dtype"] == "float16"
+    load_model(db.info.dsn, Path(model), "m", "--dtype", "float16", "--replace")
     assert contents(db) == by_server
 
 
-@pytest.mark.parametrize("precision", ["float8", "", None])
-def test_no_such_precision(db, model, precision):  # noqa: F811
+@pytest.mark.parametrize("dtype", ["float8", "", None])
+def test_no_such_dtype(db, model, dtype):  # noqa: F811
     with pytest.raises(psycopg.errors.InvalidParameterValue) as error:
-        db.execute("SELECT gpt2_load_model(%s, 'm', weight_precision => %s)", (model, precision))
+        db.execute("SELECT gpt2_load_model(%s, 'm', dtype => %s)", (model, dtype))
     diag = error.value.diag
-    assert diag.message_primary == f'precision "{precision or ""}" does not exist'
+    assert diag.message_primary == f'dtype "{dtype or ""}" does not exist'
     assert diag.message_detail == "It is float32 or float16."
     assert diag.message_hint
     assert db.execute("SELECT count(*) FROM gpt2.model").fetchone() == (0,)

@@ -25,7 +25,7 @@ def both(new_database):
     with psycopg.connect(uri, autocommit=True) as conn:
         conn.execute("CREATE EXTENSION gpt2 CASCADE")
         load_model(uri, DEMO, "single")
-        load_model(uri, DEMO, "half", "--precision", "float16")
+        load_model(uri, DEMO, "half", "--dtype", "float16")
         yield conn
 
 
@@ -57,7 +57,7 @@ def test_weights_are_rounded_to_float16(both):
 
 
 def test_listed(both):
-    query = "SELECT name, precision, size FROM gpt2_models() ORDER BY 1"
+    query = "SELECT name, dtype, size FROM gpt2_models() ORDER BY 1"
     assert both.execute(query).fetchall() == [
         ("half", "float16", "4436 kB"),
         ("single", "float32", "8872 kB"),
@@ -86,7 +86,7 @@ def test_same_tokens(both):
 
 
 def test_calls(both):
-    """No fence is lost, in either precision: each function is called as often as tests/calls.py
+    """No fence is lost, in either dtype: each function is called as often as tests/calls.py
     counted when the numbers were looked at."""
     expected = json.loads((ROOT / "tests/expected/calls.json").read_text())
     assert all_calls(both) == expected
@@ -149,7 +149,7 @@ def test_shapes(new_database, tmp_path, shape):
     with psycopg.connect(uri, autocommit=True) as conn:
         conn.execute("CREATE EXTENSION gpt2 CASCADE")
         load_model(uri, directory, "single")
-        load_model(uri, directory, "half", "--precision", "float16")
+        load_model(uri, directory, "half", "--dtype", "float16")
         single, half = (hidden_states(conn, [5, 42, 79, 116], name) for name in ("single", "half"))
     assert np.abs(half - single).max() <= 0.02 * np.abs(single).max()
 
@@ -164,7 +164,7 @@ def test_weight_too_large(new_database, tmp_path):
     with psycopg.connect(uri, autocommit=True) as conn:
         conn.execute("CREATE EXTENSION gpt2 CASCADE")
         with pytest.raises(AssertionError, match=r'"h\.0\.mlp\.c_fc\.weight" does not fit float16'):
-            load_model(uri, directory, "m", "--precision", "float16")
+            load_model(uri, directory, "m", "--dtype", "float16")
         assert conn.execute("SELECT count(*) FROM gpt2.model").fetchone() == (0,)
         load_model(uri, directory, "m")
 

@@ -409,7 +409,7 @@ def test_float16(new_database):
     uri = new_database()
     with psycopg.connect(uri, autocommit=True) as conn:
         conn.execute("CREATE EXTENSION gpt2 CASCADE")
-        load_model(uri, DEMO, "half", "--precision", "float16")
+        load_model(uri, DEMO, "half", "--dtype", "float16")
         text = FIXTURES["demo/text"].item()
         ours = [row[0] for row in rows(conn, "SELECT logprob FROM gpt2_score(%s)", text)][1:]
         np.testing.assert_allclose(ours, FIXTURES["demo/logprobs"], rtol=0.01, atol=0.01)

@@ -16,11 +16,9 @@ from conftest import DEMO, load_model, number, one
 from oracle.checkpoints import SHAPES, write_checkpoint
 from psycopg import errors
 
-PRECISIONS = ["float32", "float16"]
+DTYPES = ["float32", "float16"]
 MODELS = [
-    f"{shape}_{precision}"
-    for shape in ("odd_widths", "untied", "narrow_mlp")
-    for precision in PRECISIONS
+    f"{shape}_{dtype}" for shape in ("odd_widths", "untied", "narrow_mlp") for dtype in DTYPES
 ]
 #: tables of weights
 TABLES = ["matrix_page", "bias", "wpe", "layer_norm"]
@@ -35,19 +33,19 @@ def uri(new_database, tmp_path_factory) -> str:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION gpt2 CASCADE")
     for name in MODELS:
-        shape, precision = name.rsplit("_", 1)
+        shape, dtype = name.rsplit("_", 1)
         directory = write_checkpoint(tmp_path_factory.mktemp(shape), SHAPES[shape])
         for suffix in ("", "_copy"):
-            load_model(dsn, directory, name + suffix, "--precision", precision)
+            load_model(dsn, directory, name + suffix, "--dtype", dtype)
         load_model(
             dsn,
             write_checkpoint(directory, SHAPES[shape], seed=1),
             f"{name}_other",
-            "--precision",
-            precision,
+            "--dtype",
+            dtype,
         )
     load_model(dsn, DEMO, "demo")
-    load_model(dsn, DEMO, "demo_half", "--precision", "float16")
+    load_model(dsn, DEMO, "demo_half", "--dtype", "float16")
     return dsn
 
 
@@ -311,7 +309,7 @@ def test_diff_reads_what_is_stored(tx):
 
 def test_listed(tx):
     create(tx, "variant", "demo_half")
-    query = "SELECT base, size, source, n_parameters, precision FROM gpt2_models() WHERE name = %s"
+    query = "SELECT base, size, source, n_parameters, dtype FROM gpt2_models() WHERE name = %s"
     assert tx.execute(query, ["variant"]).fetchone() == (
         "demo_half",
         one(tx, "SELECT pg_size_pretty(%s::bigint)", n_bytes(tx, "variant")),
@@ -863,7 +861,7 @@ def test_average_of_variants(tx):
     [
         (
             "gpt2_average('x', 'demo', 'demo_half')",
-            "Of them, precision is float32 and float16, page_size is 15 and 30.",
+            "Of them, dtype is float32 and float16, page_size is 15 and 30.",
         ),
         ("gpt2_model_diff('untied_float32', 'narrow_mlp_float32')", "n_embd is 64 and 48"),
         (

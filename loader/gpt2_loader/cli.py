@@ -51,7 +51,7 @@ def main(
     """GPT-2 models for the PostgreSQL extension gpt2."""
 
 
-Precision = Enum("Precision", {name: name for name in importer.COLUMNS}, type=str)
+Dtype = Enum("Dtype", {name: name for name in importer.COLUMNS}, type=str)
 
 
 @app.command()
@@ -70,9 +70,9 @@ def load(
     default: Annotated[
         bool, typer.Option("--default", help="Make it the model that is used by default.")
     ] = False,
-    precision: Annotated[
-        Precision, typer.Option(help="Type of the weights: float16 is faster, and half as large.")
-    ] = Precision.float32,
+    dtype: Annotated[
+        Dtype, typer.Option(help="Type of the weights: float16 is faster, and half as large.")
+    ] = Dtype.float32,
 ):
     """Load a model, in one transaction."""
     from tqdm import tqdm
@@ -87,7 +87,7 @@ def load(
             bar.reset(checkpoint.n_bytes)
             importer.load(
                 client.Target(connection), checkpoint, name, found.origin, found.revision,
-                replace, default, precision.value,
+                replace, default, dtype.value,
             )  # fmt: skip
     seconds = time.monotonic() - began
     print(f'loaded model "{name}": {checkpoint.n_parameters():,} parameters in {seconds:.1f} s')
@@ -99,11 +99,11 @@ def list_models(dsn: Dsn = ""):
     with _errors(), client.connect(dsn) as connection:
         models = connection.execute(
             """SELECT m.name, CASE WHEN m.is_default THEN 'default' ELSE '' END,
-                      m.n_parameters::text, m.precision, gpt2._model_size(m),
+                      m.n_parameters::text, m.dtype, gpt2._model_size(m),
                       coalesce(m.source, '')
                FROM gpt2.model AS m ORDER BY m.name"""
         ).fetchall()
-    rows = [("name", "", "parameters", "precision", "size", "source"), *models]
+    rows = [("name", "", "parameters", "dtype", "size", "source"), *models]
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     for row in rows:
         print("  ".join(map(str.ljust, row, widths)).rstrip())

@@ -23,17 +23,17 @@ LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # in the orde
 
 def load(
     target, checkpoint, name, source, revision=None, replace=False, make_default=False,
-    precision="float32",
+    dtype="float32",
 ):  # fmt: skip
     """Loads a Checkpoint under a name; the database's errors are for the caller.
 
-    precision: type of the linear layers' and the token embeddings' weights in the database; all
+    dtype: type of the linear layers' and the token embeddings' weights in the database; all
     else is float32.
     """
-    if precision not in COLUMNS:
+    if dtype not in COLUMNS:
         raise LoadError(
             BAD_ARGUMENT,
-            f'precision "{precision}" does not exist',
+            f'dtype "{dtype}" does not exist',
             "It is float32 or float16.",
             "Leave it out for float32; float16 takes half the space and two thirds of the time.",
         )
@@ -46,7 +46,7 @@ def load(
         "n_token": checkpoint.n_token,
         "eos_token": checkpoint.eos_token,
         "n_parameters": checkpoint.n_parameters(),
-        "precision": precision,
+        "dtype": dtype,
         "source": source,
         "revision": revision,
         "sha256": checkpoint.sha256(),
@@ -58,7 +58,7 @@ def load(
         "SELECT gpt2._add_model($1, $2::jsonb, $3, $4)",
         name, json.dumps(properties), replace, make_default,
     )  # fmt: skip
-    pages = _Pages(target, model, precision)
+    pages = _Pages(target, model, dtype)
     target.copy(
         "matrix_page",
         f"model, block, layer, slice, page, {pages.column}",
@@ -100,10 +100,10 @@ def _tokenizer(target, vocabulary):
 class _Pages:
     """How a model's neurons are put in rows: page_size to a row, in a column of a type."""
 
-    def __init__(self, target, model, precision):
+    def __init__(self, target, model, dtype):
         self.model = model
-        self.precision = precision
-        self.column, self._dtype = COLUMNS[precision]
+        self.dtype = dtype
+        self.column, self._numpy_dtype = COLUMNS[dtype]
         # an array in COPY's binary format names the type of its elements
         [(self.size, self._type)] = target.execute(
             """SELECT m.page_size, t.typelem::int
@@ -117,13 +117,13 @@ class _Pages:
         """Rows (model, key, page, weights) of neurons first, first + 1, ...: weight is [n, n_in],
         key is (block, layer, slice), first is a page's first."""
         with np.errstate(over="ignore"):
-            weight = weight.astype(self._dtype, copy=False)
-        if self.precision == "float16" and not np.isfinite(weight).all():
+            weight = weight.astype(self._numpy_dtype, copy=False)
+        if self.dtype == "float16" and not np.isfinite(weight).all():
             raise LoadError(
                 WRONG_DATA,
                 f'tensor "{tensor}" does not fit float16',
                 "It has a weight above 65504.",
-                "Load the model with precision float32.",
+                "Load the model with dtype float32.",
             )
         whole = len(weight) // self.size * self.size
         for start, stop, size in ((0, whole, self.size), (whole, len(weight), len(weight) - whole)):

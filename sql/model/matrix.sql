@@ -22,7 +22,7 @@ BEGIN ATOMIC
             ORDER BY p.page)
         END
     FROM (
-        SELECT _products.x, CASE (m).precision WHEN 'float16' THEN _products.x::halfvec END AS half,
+        SELECT _products.x, CASE (m).dtype WHEN 'float16' THEN _products.x::halfvec END AS half,
                _products.block, _products.layer, _products.slice,
                coalesce((m).base, (m).model) AS source,
                CASE WHEN (m).base IS NOT NULL THEN (m).model END AS own,

@@ -29,8 +29,8 @@ LANGUAGE sql VOLATILE
 BEGIN ATOMIC
     INSERT INTO gpt2.matrix_page (model, block, layer, slice, page, weight, half)
     SELECT _insert_mean.model, p.block, p.layer, p.slice, p.page,
-           CASE (a).precision WHEN 'float32' THEN p.mean END,
-           CASE (a).precision WHEN 'float16' THEN p.mean::halfvec[] END
+           CASE (a).dtype WHEN 'float32' THEN p.mean END,
+           CASE (a).dtype WHEN 'float16' THEN p.mean::halfvec[] END
     FROM (
         SELECT x.block, x.layer, x.slice, x.page,
                gpt2._mean(x.weight, y.weight, _insert_mean.weight) AS mean

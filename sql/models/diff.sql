@@ -17,13 +17,13 @@ BEGIN ATOMIC
         CROSS JOIN unnest(ARRAY[
             'tokenizer', 'n_token', 'eos_token', 'n_vocab', 'n_ctx', 'n_embd', 'n_head', 'n_layer',
             'n_inner', 'activation_function', 'layer_norm_epsilon', 'scale_attn_weights',
-            'tie_word_embeddings', 'precision', 'page_size'
+            'tie_word_embeddings', 'dtype', 'page_size'
         ]) WITH ORDINALITY AS p (name, n)
         WHERE i.a -> p.name <> i.b -> p.name
     ) AS d (differences);
 END;
 COMMENT ON FUNCTION gpt2._check_same_shape IS
-    'true, or an error where shape, tokenizer or precision differ';
+    'true, or an error where shape, tokenizer or dtype differ';
 
 
 CREATE FUNCTION gpt2_model_diff(a text, b text)

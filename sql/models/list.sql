@@ -28,7 +28,7 @@ RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN pg_size_pretty(CASE
     WHEN (m).base IS NOT NULL THEN gpt2._read(ARRAY[(m).model])
-    ELSE CASE (m).precision WHEN 'float16' THEN 2 ELSE 4 END * (m).n_parameters
+    ELSE CASE (m).dtype WHEN 'float16' THEN 2 ELSE 4 END * (m).n_parameters
 END);
 COMMENT ON FUNCTION gpt2._model_size IS
     'size of the parameters, of a variant that of the rows it stores, as in "8872 kB"';
@@ -36,20 +36,20 @@ COMMENT ON FUNCTION gpt2._model_size IS
 
 CREATE FUNCTION gpt2_models()
 RETURNS TABLE (
-    name text, is_default boolean, n_parameters bigint, size text, "precision" text,
+    name text, is_default boolean, n_parameters bigint, size text, dtype text,
     n_layer int, n_embd int, n_head int, n_ctx int, n_vocab int,
     base text, source text, loaded_at timestamptz
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 10
 BEGIN ATOMIC
-    SELECT m.name, m.is_default, m.n_parameters, gpt2._model_size(m), m.precision,
+    SELECT m.name, m.is_default, m.n_parameters, gpt2._model_size(m), m.dtype,
            m.n_layer, m.n_embd, m.n_head, m.n_ctx, m.n_vocab, b.name, m.source, m.loaded_at
     FROM gpt2.model AS m
     LEFT JOIN gpt2.model AS b ON b.model = m.base
     ORDER BY m.name;
 END;
 COMMENT ON FUNCTION gpt2_models IS
-    'lists the models: parameters, bytes of weights, precision, shape, base of a variant, origin';
+    'lists the models: parameters, bytes of weights, dtype, shape, base of a variant, origin';
 
 
 CREATE FUNCTION gpt2_prewarm(model text DEFAULT NULL)

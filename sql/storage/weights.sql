@@ -72,7 +72,7 @@ CREATE TABLE gpt2.model (
     scale_attn_weights boolean NOT NULL,
     tie_word_embeddings boolean NOT NULL,
     n_parameters bigint NOT NULL,
-    precision text NOT NULL CHECK (precision IN ('float32', 'float16')),
+    dtype text NOT NULL CHECK (dtype IN ('float32', 'float16')),
     page_size int NOT NULL CHECK (page_size > 0),
     source text,
     revision text,
@@ -93,7 +93,7 @@ COMMENT ON COLUMN gpt2.model.n_token IS
 COMMENT ON COLUMN gpt2.model.eos_token IS 'id of <|endoftext|>, at which generation stops';
 COMMENT ON COLUMN gpt2.model.n_vocab IS 'rows of wte: more than n_token + 1 where it is padded';
 COMMENT ON COLUMN gpt2.model.tie_word_embeddings IS 'wte is the output projection too';
-COMMENT ON COLUMN gpt2.model."precision" IS
+COMMENT ON COLUMN gpt2.model.dtype IS
     'type of the weights in matrix_page; all else is float32';
 COMMENT ON COLUMN gpt2.model.page_size IS
     'neurons, or tokens, a row of matrix_page; the last of a matrix may have less';
@@ -102,13 +102,13 @@ COMMENT ON COLUMN gpt2.model.edition IS
     'number of these weights: another after each edit, never one that a model had before; negative '
     'while a statement edits them';
 
-CREATE FUNCTION gpt2._page_size(n_embd int, "precision" text)
+CREATE FUNCTION gpt2._page_size(n_embd int, dtype text)
 RETURNS int
 LANGUAGE sql STABLE PARALLEL SAFE
 -- A row has at most the server's page less 32 bytes, of which 68 are the tuple's header, the key
 -- and the array's header; a neuron has a header of 8 bytes and its weights.
 RETURN (current_setting('block_size')::int - 32 - 68)
-       / (8 + CASE "precision" WHEN 'float16' THEN (2 * n_embd + 3) / 4 * 4 ELSE 4 * n_embd END);
+       / (8 + CASE dtype WHEN 'float16' THEN (2 * n_embd + 3) / 4 * 4 ELSE 4 * n_embd END);
 COMMENT ON FUNCTION gpt2._page_size IS 'how many neurons of n_embd inputs fit one row';
 
 CREATE TYPE gpt2.layer AS ENUM (

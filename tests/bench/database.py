@@ -23,10 +23,10 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "build" / "bench"
 CHECKPOINT = FOLDER / "124M"
 DATABASE = "gpt2_bench"
-PRECISIONS = tuple(importer.COLUMNS)
+DTYPES = tuple(importer.COLUMNS)
 
 
-def load(dsn: str, name: str, precision: str, directory: Path = CHECKPOINT) -> None:
+def load(dsn: str, name: str, dtype: str, directory: Path = CHECKPOINT) -> None:
     """Imports a checkpoint in one transaction, in place of a model that has the name."""
     with client.connect(dsn) as connection:
         importer.load(
@@ -35,7 +35,7 @@ def load(dsn: str, name: str, precision: str, directory: Path = CHECKPOINT) -> N
             name,
             str(directory),
             replace=True,
-            precision=precision,
+            dtype=dtype,
         )
 
 
@@ -79,9 +79,9 @@ def prepare() -> str:
             admin.execute(f"CREATE DATABASE {DATABASE} TEMPLATE template0")
             with psycopg.connect(dsn, autocommit=True) as connection:
                 connection.execute("CREATE EXTENSION gpt2 CASCADE")
-            for precision in PRECISIONS:
-                progress(f"loading bench_{precision}")
-                load(dsn, f"bench_{precision}", precision)
+            for dtype in DTYPES:
+                progress(f"loading bench_{dtype}")
+                load(dsn, f"bench_{dtype}", dtype)
             # last: a database without it was not finished
             admin.execute(f"COMMENT ON DATABASE {DATABASE} IS '{comment}'")
             admin.execute("CHECKPOINT")
@@ -91,5 +91,5 @@ def prepare() -> str:
 def prewarm(dsn: str) -> None:
     """Reads the models into the shared buffers."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        for precision in PRECISIONS:
-            connection.execute("SELECT gpt2_prewarm(%s)", [f"bench_{precision}"])
+        for dtype in DTYPES:
+            connection.execute("SELECT gpt2_prewarm(%s)", [f"bench_{dtype}"])

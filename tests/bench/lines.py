@@ -70,39 +70,39 @@ def around(tokens: list[int], context: int) -> list[int]:
 
 
 def model_lines(run: Run) -> None:
-    """Every line of a model, for each precision."""
+    """Every line of a model, for each dtype."""
     reference = Reference(database.CHECKPOINT)
     run.tokens = random_tokens(1024)
-    for precision in database.PRECISIONS:
-        ours = Ours(run.dsn, f"bench_{precision}")
-        tokens = token_lines(run, ours, reference, precision)
-        prompts = prompt_lines(run, ours, reference, precision)
-        logits = logits_line(run, ours, reference, precision)
-        derived_lines(run, precision, tokens, prompts, logits)
+    for dtype in database.DTYPES:
+        ours = Ours(run.dsn, f"bench_{dtype}")
+        tokens = token_lines(run, ours, reference, dtype)
+        prompts = prompt_lines(run, ours, reference, dtype)
+        logits = logits_line(run, ours, reference, dtype)
+        derived_lines(run, dtype, tokens, prompts, logits)
         context = 16 if run.quick else 128
-        trace_lines(run, ours, precision)
-        prefix_lines(run, ours, precision)
-        progress(f"buffers touched a token, {precision}")
+        trace_lines(run, ours, dtype)
+        prefix_lines(run, ours, dtype)
+        progress(f"buffers touched a token, {dtype}")
         run.add(
-            f"buffers touched a token, context {context}, {precision}",
+            f"buffers touched a token, context {context}, {dtype}",
             "8 kB",
             [ours.blocks(around(run.tokens, context))],
         )
         ours.conn.close()
 
 
-def token_lines(run: Run, ours: Ours, reference: Reference, precision: str) -> dict[int, Line]:
+def token_lines(run: Run, ours: Ours, reference: Reference, dtype: str) -> dict[int, Line]:
     """Milliseconds a generated token, after contexts of several lengths."""
     lines = {}
-    contexts = QUICK_CONTEXTS[precision] if run.quick else CONTEXTS
+    contexts = QUICK_CONTEXTS[dtype] if run.quick else CONTEXTS
     for context, rounds in contexts.items():
-        progress(f"generated token, context {context}, {precision}")
+        progress(f"generated token, context {context}, {dtype}")
         prompt = around(run.tokens, context)
         ours.generate(prompt, 1)  # the warm-up: caches and plans
         reference.token(prompt)
         samples = interleave(lambda: ours.token(prompt), lambda: reference.token(prompt), rounds)
         lines[context] = run.add(
-            f"generated token, context {context:,}, {precision}",
+            f"generated token, context {context:,}, {dtype}",
             "ms",
             *map(ms, samples),
             TRANSFORMERS,
@@ -110,11 +110,11 @@ def token_lines(run: Run, ours: Ours, reference: Reference, precision: str) -> d
     return lines
 
 
-def prompt_lines(run: Run, ours: Ours, reference: Reference, precision: str) -> dict[int, Line]:
+def prompt_lines(run: Run, ours: Ours, reference: Reference, dtype: str) -> dict[int, Line]:
     """Milliseconds a position of a prompt that is read in one go."""
     lines = {}
     for n, rounds in (QUICK_PROMPTS if run.quick else PROMPTS).items():
-        progress(f"prompt of {n}, {precision}")
+        progress(f"prompt of {n}, {dtype}")
         prompt = run.tokens[:n]
         ours.read(prompt[:16])
         reference.read(prompt)
@@ -122,38 +122,38 @@ def prompt_lines(run: Run, ours: Ours, reference: Reference, precision: str) -> 
             lambda: ours.read(prompt) / n, lambda: reference.read(prompt) / n, rounds
         )
         lines[n] = run.add(
-            f"prompt of {n}, per position, {precision}", "ms", *map(ms, samples), TRANSFORMERS
+            f"prompt of {n}, per position, {dtype}", "ms", *map(ms, samples), TRANSFORMERS
         )
     return lines
 
 
-def trace_lines(run: Run, ours: Ours, precision: str) -> None:
+def trace_lines(run: Run, ours: Ours, dtype: str) -> None:
     """Milliseconds a position of a trace, beside the forward pass that gives the last of all only:
     the reference here is our own."""
     n = 16 if run.quick else 128
     tokens = run.tokens[:n]
     ours.trace(tokens[:16], None)
     for name, hooks in (("one hook", ["attn.hook_pattern"]), ("all hooks", None)):
-        progress(f"trace of {n}, {name}, {precision}")
+        progress(f"trace of {n}, {name}, {dtype}")
         samples = interleave(
             lambda: ours.trace(tokens, hooks) / n,
             lambda: ours.trace(tokens, ["ln_final.hook_out"]) / n,
             run.rounds(3, 2),
         )
         run.add(
-            f"trace of {n}, {name}, per position, {precision}",
+            f"trace of {n}, {name}, per position, {dtype}",
             "ms",
             *map(ms, samples),
             "the forward pass, gpt2_forward",
         )
 
 
-def prefix_lines(run: Run, ours: Ours, precision: str) -> None:
+def prefix_lines(run: Run, ours: Ours, dtype: str) -> None:
     """Milliseconds until a prompt's first token where all but the last 8 tokens lie in a stored
     prefix, beside the same without; and of a streamed token after it, beside one of
     gpt2_generate, which hands none over."""
     n = 32 if run.quick else 128
-    progress(f"prefix of {n}, {precision}")
+    progress(f"prefix of {n}, {dtype}")
     stored = WORD * (n - SPAN // 2)
     ours.keep_prefix(stored)
     prompt = stored + OTHER_WORD * (SPAN // 2)
@@ -163,7 +163,7 @@ def prefix_lines(run: Run, ours: Ours, precision: str) -> None:
         run.rounds(3, 1),
     )
     run.add(
-        f"first token of a prompt of {n}, with a prefix, {precision}",
+        f"first token of a prompt of {n}, with a prefix, {dtype}",
         "ms",
         *map(ms, samples),
         "without the prefix",
@@ -173,27 +173,27 @@ def prefix_lines(run: Run, ours: Ours, precision: str) -> None:
         lambda: ours.public_token("gpt2_generate", stored),
         run.rounds(3, 1),
     )
-    run.add(f"streamed token, context {n}, {precision}", "ms", *map(ms, samples), "gpt2_generate")
+    run.add(f"streamed token, context {n}, {dtype}", "ms", *map(ms, samples), "gpt2_generate")
 
 
-def logits_line(run: Run, ours: Ours, reference: Reference, precision: str) -> Line:
+def logits_line(run: Run, ours: Ours, reference: Reference, dtype: str) -> Line:
     """Milliseconds for the logits of one position: a scan of wte."""
-    progress(f"logits, {precision}")
+    progress(f"logits, {dtype}")
     ours.keep_activation(run.tokens[:4])
     ours.logits()
     reference.logits()
     samples = interleave(ours.logits, reference.logits, run.rounds(9, 5))
-    return run.add(f"logits of a position, {precision}", "ms", *map(ms, samples), TRANSFORMERS)
+    return run.add(f"logits of a position, {dtype}", "ms", *map(ms, samples), TRANSFORMERS)
 
 
 def derived_lines(
-    run: Run, precision: str, tokens: dict[int, Line], prompts: dict[int, Line], logits: Line
+    run: Run, dtype: str, tokens: dict[int, Line], prompts: dict[int, Line], logits: Line
 ) -> None:
     """Ratios of medians above: how time grows with the context, what reading in one go saves."""
     short, long = min(tokens), max(tokens)
     if long > short:
         run.add(
-            f"growth: token at {long:,} / at {short}, {precision}",
+            f"growth: token at {long:,} / at {short}, {dtype}",
             "x",
             [tokens[long].ours_median / tokens[short].ours_median],
             [tokens[long].reference_median / tokens[short].reference_median],
@@ -201,7 +201,7 @@ def derived_lines(
         )
     n = 16 if run.quick else 128
     run.add(
-        f"prompt position / token less its logits, at {n}, {precision}",
+        f"prompt position / token less its logits, at {n}, {dtype}",
         "x",
         [prompts[n].ours_median / (tokens[n].ours_median - logits.ours_median)],
         [prompts[n].reference_median / (tokens[n].reference_median - logits.reference_median)],

@@ -33,7 +33,7 @@ SELECT gpt2._add_model('tiny', '{
     "tokenizer": 1, "n_token": 50257, "eos_token": 50256, "n_vocab": 50257, "n_ctx": 4,
     "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5, "scale_attn_weights": true, "tie_word_embeddings": true,
-    "n_parameters": 100594, "precision": "float32"}');
+    "n_parameters": 100594, "dtype": "float32"}');
 INSERT INTO gpt2.matrix_page
 SELECT 1, -1, 'wte', 0, token / page_size, array_agg('[1,2]'::vector)
 FROM generate_series(0, 50256) AS token, gpt2.model GROUP BY 5;
@@ -45,7 +45,7 @@ SELECT gpt2._add_model('tiny', '{
     "tokenizer": 1, "n_token": 50257, "eos_token": 50256, "n_vocab": 50257, "n_ctx": 4,
     "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5, "scale_attn_weights": true, "tie_word_embeddings": true,
-    "n_parameters": 100594, "precision": "float32"}') AS model \gset
+    "n_parameters": 100594, "dtype": "float32"}') AS model \gset
 INSERT INTO gpt2.matrix_page
 SELECT :model, -1, 'wte', 0, token / page_size, array_agg('[1,2]'::vector)
 FROM generate_series(0, 50256) AS token, gpt2.model GROUP BY 5;
@@ -197,7 +197,7 @@ SELECT * FROM gpt2_model_diff('tiny', 'second');
 \echo :LAST_ERROR_SQLSTATE
 ROLLBACK;
 BEGIN;
-UPDATE gpt2.model SET "precision" = 'float16' WHERE name = 'second';
+UPDATE gpt2.model SET dtype = 'float16' WHERE name = 'second';
 SELECT gpt2_average('new', 'tiny', 'second');
 \echo :LAST_ERROR_SQLSTATE
 ROLLBACK;
