@@ -73,6 +73,17 @@ def number(conn: psycopg.Connection, name: str) -> int:
     return one(conn, "SELECT model FROM gpt2.model WHERE name = %s", name)
 
 
+def reads(conn: psycopg.Connection, query: str, *arguments) -> int:
+    """Rows of gpt2.matrix_page that a query reads, by an index or not. An index alone, which serves
+    where VACUUM has come by, would not count."""
+    rows = """SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables
+              WHERE relid = 'gpt2.matrix_page'::regclass"""
+    conn.execute("SET LOCAL enable_indexonlyscan = off")
+    before = one(conn, rows)
+    conn.execute(query, arguments)
+    return one(conn, rows) - before
+
+
 def load_model(uri: str, source: Path, name: str, *options: str) -> None:
     """Imports a model directory by the command line's own entry point."""
     from gpt2_loader.cli import app

@@ -16,7 +16,7 @@ import numpy as np
 import psycopg
 import pytest
 from calls import count_calls
-from conftest import one
+from conftest import one, reads
 from psycopg import errors
 
 PROMPT = "PostgreSQL is"
@@ -392,15 +392,6 @@ def test_block_by_block(demo):
 
 #: pages of 15 neurons in the blocks' linear layers, and in wte
 LINEAR_PAGES, TOKEN_PAGES = 6 * (26 + 9 + 35 + 4 * 9), 547
-
-
-def reads(conn: psycopg.Connection, query: str) -> int:
-    """Rows of gpt2.matrix_page that a query reads."""
-    count = """SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables
-               WHERE relid = 'gpt2.matrix_page'::regclass"""
-    before = one(conn, count)
-    conn.execute(query)
-    return one(conn, count) - before
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import psycopg
 import pytest
 from calls import count_calls
-from conftest import DEMO, load_model, number, one
+from conftest import DEMO, load_model, number, one, reads
 from oracle.checkpoints import SHAPES, write_checkpoint
 from psycopg import errors
 
@@ -261,15 +261,6 @@ def test_calls(tx, name):
     assert count_calls(tx, query.format("variant")) == base
 
 
-def reads(conn: psycopg.Connection, query: str, *arguments) -> int:
-    """Rows of gpt2.matrix_page that a query reads."""
-    rows = """SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables
-              WHERE relid = 'gpt2.matrix_page'::regclass"""
-    before = one(conn, rows)
-    conn.execute(query, arguments)
-    return one(conn, rows) - before
-
-
 def test_reads(tx):
     """An unedited layer is read as the base's; an edited one once, with the pages that replace."""
     query = "SELECT gpt2_forward('{1,2,3}', %s)"
@@ -277,8 +268,26 @@ def test_reads(tx):
     create(tx, "variant", "demo")
     assert reads(tx, query, "variant") == base
     edit(tx, EDITS["linear weight"][0], "variant")
-    # for each position: the look whether there are own pages, and the page itself
-    assert base < reads(tx, query, "variant") <= base + 3 * 2
+    # for each position: its own pages' numbers, the base's last one, and the page itself
+    assert base < reads(tx, query, "variant") <= base + 3 * 3
+
+
+def test_a_matrix_of_its_own_is_read_alone(tx):
+    """Where a variant has every page of a matrix, its base's are not read."""
+    query = "SELECT gpt2_forward('{1,2,3}', %s)"
+    base = reads(tx, query, "demo")
+    create(tx, "variant", "demo")
+    variant = number(tx, "variant")
+    tx.execute(
+        """UPDATE gpt2.linear SET weight = weight + weight
+           WHERE model = %s AND block = 0 AND layer = 'attn.c_attn'""",
+        [variant],
+    )
+    own = one(tx, "SELECT count(*) FROM gpt2.matrix_page WHERE model = %s", variant)
+    assert own > 3
+    # for each position and slice: the numbers of its pages, and the base's last one
+    slices = 3
+    assert reads(tx, query, "variant") <= base + 3 * (own + slices)
 
 
 def test_choice_reads_one_page(tx):

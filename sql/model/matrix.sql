@@ -22,15 +22,26 @@ BEGIN ATOMIC
             ORDER BY p.page)
         END
     FROM (
-        SELECT _products.x, CASE (m).dtype WHEN 'float16' THEN _products.x::halfvec END AS half,
-               _products.block, _products.layer, _products.slice,
-               coalesce((m).base, (m).model) AS source,
-               CASE WHEN (m).base IS NOT NULL THEN (m).model END AS own,
-               CASE WHEN (m).base IS NOT NULL THEN
+        -- the pages that a variant has itself, and one below all of them
+        SELECT CASE WHEN (m).base IS NOT NULL THEN
                    -1 || ARRAY(SELECT o.page FROM gpt2.matrix_page AS o
                                WHERE o.model = (m).model AND o.block = _products.block
                                  AND o.layer = _products.layer AND o.slice = _products.slice
                                ORDER BY o.page) END AS found
+        OFFSET 0
+    ) AS v CROSS JOIN LATERAL (
+        -- A variant that has all of them needs no base: a token takes 1.0 times what the base's
+        -- takes, 4.3 times where each page is found beside the base's.
+        SELECT coalesce(cardinality(v.found) > 1 AND cardinality(v.found) - 2 = (
+                   SELECT max(o.page) FROM gpt2.matrix_page AS o
+                   WHERE o.model = (m).base AND o.block = _products.block
+                     AND o.layer = _products.layer AND o.slice = _products.slice), true) AS whole
+        OFFSET 0
+    ) AS w CROSS JOIN LATERAL (
+        SELECT _products.x, CASE (m).dtype WHEN 'float16' THEN _products.x::halfvec END AS half,
+               _products.block, _products.layer, _products.slice,
+               CASE WHEN w.whole THEN (m).model ELSE (m).base END AS source,
+               CASE WHEN NOT w.whole THEN (m).model END AS own, v.found
         OFFSET 0
     ) AS i;
 END;
