@@ -20,9 +20,8 @@ import pages
 import psycopg
 import pytest
 from conftest import ROOT, one
-from oracle.checkpoints import SHAPES, write_checkpoint
+from oracle.checkpoints import SHAPES, write_checkpoint, write_hub_cache
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 #: pages with shell lines
 WITH_LINES = [page for page in pages.PAGES if pages.blocks(page)]
 
@@ -84,10 +83,7 @@ def git(*arguments: str, folder: Path) -> str:
 def home(tmp_path_factory) -> Path:
     """A reader's home, with a model that was fetched from the hub."""
     home = tmp_path_factory.mktemp("home")
-    repository = home / ".cache/huggingface/hub/models--openai-community--gpt2"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs/main").write_text(COMMIT)
-    write_checkpoint(repository / "snapshots" / COMMIT, SHAPES["one_block"])
+    write_hub_cache(home)
     return home
 
 

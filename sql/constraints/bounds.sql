@@ -21,7 +21,7 @@ BEGIN ATOMIC
         CASE WHEN (o).choices IS NOT NULL THEN ARRAY(
             SELECT DISTINCT convert_to(c.text, 'UTF8')
             FROM (SELECT gpt2._whole_pattern((o).pattern) AS whole
-                  WHERE (o).pattern IS NULL OR gpt2._check_pattern((o).pattern) OFFSET 0) AS p
+                  WHERE (o).pattern IS NULL OR gpt2._check_pattern((o).pattern)) AS p
             CROSS JOIN unnest((o).choices) AS c (text)
             WHERE c.text IS NOT NULL AND (p.whole IS NULL OR c.text ~ p.whole)) END,
         CASE WHEN (o).choices IS NOT NULL

@@ -33,12 +33,10 @@ BEGIN ATOMIC
                         THEN gpt2._completion_state(_next_token.bytes, bounds) END AS state
             OFFSET 0
         ) AS s
-        OFFSET 0
     ) AS p
     LEFT JOIN LATERAL gpt2._sample(y, m, sampler, tokens, n_prompt, p.among) AS c ON true
     CROSS JOIN LATERAL (
         SELECT CASE WHEN p.possible IS NULL OR c.token = ANY (p.possible) THEN c.token END AS token
-        OFFSET 0
     ) AS n
     CROSS JOIN LATERAL (
         SELECT CASE WHEN n.token = (m).eos_token OR n.token IS NULL THEN _next_token.bytes

@@ -39,7 +39,6 @@ BEGIN ATOMIC
             1, least(length(s.stop) - 1, length(_stable_bytes.bytes))) AS n
         WHERE substring(_stable_bytes.bytes FROM length(_stable_bytes.bytes) - n + 1)
               = substring(s.stop FOR n)
-        OFFSET 0
     ) AS h;
 END;
 COMMENT ON FUNCTION gpt2._stable_bytes IS

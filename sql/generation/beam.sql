@@ -92,7 +92,6 @@ ELSE (
             FROM beam AS b
             CROSS JOIN LATERAL gpt2._continuations(
                 b.y, m, sampler, b.tokens, cardinality((start).tokens), 2 * width) AS l
-            OFFSET 0
         ) AS c
         WINDOW best AS (ORDER BY c.cumulative DESC, c.beam, c.token)
         ORDER BY n
@@ -108,7 +107,7 @@ ELSE (
             FROM candidate AS c
             JOIN beam AS b ON b.n = c.beam
             CROSS JOIN LATERAL (
-                SELECT b.tokens[cardinality((start).tokens) + 1:] || c.token AS tokens OFFSET 0
+                SELECT b.tokens[cardinality((start).tokens) + 1:] || c.token AS tokens
             ) AS t
             WHERE c.ends AND c.n <= width
         ) AS h
@@ -118,10 +117,9 @@ ELSE (
     ), kept AS MATERIALIZED (
         -- None where the search is over: there are as many hypotheses as beams, and the best beam's
         -- score is no better than the worst of them.
-        SELECT c.n, c.cumulative, b.recent, t.tokens
+        SELECT c.n, c.cumulative, b.recent, b.tokens || c.token AS tokens
         FROM candidate AS c
         JOIN beam AS b ON b.n = c.beam
-        CROSS JOIN LATERAL (SELECT b.tokens || c.token AS tokens OFFSET 0) AS t
         WHERE NOT c.ends
           AND NOT EXISTS (
               SELECT FROM hypothesis AS h
@@ -204,7 +202,6 @@ BEGIN ATOMIC
                                 _search.steer)
                    OVER (ORDER BY n ROWS UNBOUNDED PRECEDING) AS search
         FROM generate_series(1, n_stop - cardinality((start).tokens)) AS n
-        OFFSET 0
     ) AS s
     WHERE (s.search).candidates IS NOT NULL;
 END;

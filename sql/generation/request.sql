@@ -25,7 +25,6 @@ BEGIN ATOMIC
             'max_tokens must be 0 or more',
             format('It is %s.', coalesce(max_tokens::text, 'NULL')),
             'Use 0 to add nothing, or leave it out for 32.')
-        OFFSET 0
     ) AS i;
 END;
 COMMENT ON FUNCTION gpt2._request IS

@@ -50,7 +50,7 @@ LANGUAGE sql VOLATILE PARALLEL SAFE ROWS 32
 BEGIN ATOMIC
     WITH request AS MATERIALIZED (
         SELECT r.*
-        FROM (SELECT coalesce((o).seed, gpt2._random_seed()) AS seed OFFSET 0) AS a
+        FROM (SELECT coalesce((o).seed, gpt2._random_seed()) AS seed) AS a
         CROSS JOIN LATERAL gpt2._request(
             prompt, max_tokens, o, a.seed, prefix, _stream.steer, _stream.patch, _stream.model,
             true) AS r

@@ -39,7 +39,6 @@ BEGIN ATOMIC
             AND y.slice = x.slice AND y.page = x.page
         WHERE x.model = (a).model AND y.model = (b).model
         ORDER BY x.block, x.layer, x.slice, x.page
-        OFFSET 0
     ) AS p;
     INSERT INTO gpt2.bias (model, block, layer, bias)
     SELECT _insert_mean.model, x.block, x.layer, gpt2._mean(x.bias, y.bias, _insert_mean.weight)

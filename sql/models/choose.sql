@@ -78,8 +78,7 @@ BEGIN ATOMIC
     -- without a model, GPT-2's own
     SELECT coalesce(m.tokenizer, 1), coalesce(m.n_token, 50257), coalesce(m.eos_token, 50256)
     FROM (SELECT CASE WHEN gpt2._names_model(_chosen_vocabulary.model)
-                      THEN gpt2._chosen_number(_chosen_vocabulary.model) END AS model
-          OFFSET 0) AS c
+                      THEN gpt2._chosen_number(_chosen_vocabulary.model) END AS model) AS c
     LEFT JOIN gpt2.model AS m ON m.model = c.model;
 END;
 COMMENT ON FUNCTION gpt2._chosen_vocabulary IS

@@ -10,16 +10,14 @@ BEGIN ATOMIC
         format('Of them, %s.', d.differences),
         'SELECT * FROM gpt2_models(); lists the shapes.')
     FROM (
-        SELECT string_agg(format('%s is %s and %s', p.name, i.a ->> p.name, i.b ->> p.name),
-                          ', ' ORDER BY p.n)
-        FROM (SELECT to_jsonb(_check_same_shape.a) AS a, to_jsonb(_check_same_shape.b) AS b
-              OFFSET 0) AS i
-        CROSS JOIN unnest(ARRAY[
+        SELECT string_agg(format('%s is %s and %s', p.name, to_jsonb(a) ->> p.name,
+                                 to_jsonb(b) ->> p.name), ', ' ORDER BY p.n)
+        FROM unnest(ARRAY[
             'tokenizer', 'n_token', 'eos_token', 'n_vocab', 'n_ctx', 'n_embd', 'n_head', 'n_layer',
             'n_inner', 'activation_function', 'layer_norm_epsilon', 'scale_attn_weights',
             'tie_word_embeddings', 'dtype', 'page_size'
         ]) WITH ORDINALITY AS p (name, n)
-        WHERE i.a -> p.name <> i.b -> p.name
+        WHERE to_jsonb(a) -> p.name <> to_jsonb(b) -> p.name
     ) AS d (differences);
 END;
 COMMENT ON FUNCTION gpt2._check_same_shape IS
@@ -60,12 +58,9 @@ BEGIN ATOMIC
     UNION
         SELECT p.block, p.layer, p.page
         FROM bias AS b
-        CROSS JOIN LATERAL (
-            SELECT o.block, o.layer, o.page FROM gpt2.matrix_page AS o
-            WHERE o.model = (SELECT i.base_a FROM pair AS i) AND o.block = b.block
-              AND o.layer = b.layer AND o.slice = 0
-            OFFSET 0
-        ) AS p
+        JOIN gpt2.matrix_page AS p
+            ON p.model = (SELECT i.base_a FROM pair AS i) AND p.block = b.block
+            AND p.layer = b.layer AND p.slice = 0
         WHERE b.a <> b.b
     ), changed AS (
         -- a neuron is its bias and all slices of its weights; a token has no bias
@@ -88,7 +83,6 @@ BEGIN ATOMIC
         CROSS JOIN LATERAL (
             SELECT coalesce((b.a::real[])[k.page * i.page_size + u.i]::float8, 0),
                    coalesce((b.b::real[])[k.page * i.page_size + u.i]::float8, 0)
-            OFFSET 0
         ) AS x (a, b)
         WHERE u.differs OR x.a <> x.b
     UNION ALL

@@ -129,8 +129,7 @@ BEGIN ATOMIC
         gpt2_attention_svg.block, gpt2_attention_svg.head,
         ARRAY(SELECT p.piece FROM gpt2._pieces(i.tokens, i.m) AS p ORDER BY p."position"),
         gpt2_attention_svg.text)
-    FROM (SELECT * FROM gpt2._input(gpt2_attention_svg.text, gpt2_attention_svg.model)
-          OFFSET 0) AS i
+    FROM gpt2._input(gpt2_attention_svg.text, gpt2_attention_svg.model) AS i
     WHERE gpt2._check_head(gpt2_attention_svg.head, i.m);
 END;
 COMMENT ON FUNCTION gpt2_attention_svg IS

@@ -53,7 +53,7 @@ BEGIN ATOMIC
         SELECT i.m, i.tokens,
                ARRAY(SELECT p.piece FROM gpt2._pieces(i.tokens, i.m) AS p ORDER BY p."position")
                    AS pieces
-        FROM (SELECT * FROM gpt2._input(gpt2_report.text, gpt2_report.model) OFFSET 0) AS i
+        FROM gpt2._input(gpt2_report.text, gpt2_report.model) AS i
     ), activation AS MATERIALIZED (
         -- one pass for all of the page
         SELECT a.*

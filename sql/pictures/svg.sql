@@ -55,7 +55,7 @@ BEGIN ATOMIC
                 WHEN gpt2._columns(p.visible) = length(p.visible)
                     THEN left(p.visible, columns - 1) || '…'
                 ELSE left(p.visible, (columns - 1) / 2) || '…' END
-    FROM (SELECT gpt2._visible(piece, space) AS visible OFFSET 0) AS p;
+    FROM (SELECT gpt2._visible(piece, space) AS visible) AS p;
 END;
 COMMENT ON FUNCTION gpt2._label IS 'a piece of text made visible, and cut to a number of columns';
 

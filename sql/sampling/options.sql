@@ -36,13 +36,13 @@ RETURN gpt2._assert(coalesce(top_k, 1) >= 1, 'invalid_parameter_value',
 COMMENT ON FUNCTION gpt2._check_top_k IS 'true, or an error where top_k keeps no token';
 
 
-CREATE FUNCTION gpt2._check_share(
+CREATE FUNCTION gpt2._check_range(
     name text, value float8, low float8, high float8, range text, hint text
 ) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN gpt2._assert(coalesce(value BETWEEN low AND high, true), 'invalid_parameter_value',
     format('%s must be %s', name, range), format('It is %s.', value), hint);
-COMMENT ON FUNCTION gpt2._check_share IS
+COMMENT ON FUNCTION gpt2._check_range IS
     'true, or an error where an option is not NULL and not between two numbers';
 
 
@@ -65,17 +65,17 @@ RETURN gpt2._assert((o).temperature BETWEEN 0 AND 1e6, 'invalid_parameter_value'
                coalesce((o).temperature::text, 'NULL')),
         'Use 0 for the likeliest token, 1 for the model''s own distribution.')
     AND gpt2._check_top_k((o).top_k)
-    AND gpt2._check_share('top_p', (o).top_p, 5e-324, 1, 'above 0 and at most 1',
+    AND gpt2._check_range('top_p', (o).top_p, 5e-324, 1, 'above 0 and at most 1',
         'Use 1 or NULL to keep all tokens.')
-    AND gpt2._check_share('min_p', (o).min_p, 0, 1, 'between 0 and 1',
+    AND gpt2._check_range('min_p', (o).min_p, 0, 1, 'between 0 and 1',
         'Use 0 or NULL to keep all tokens.')
-    AND gpt2._check_share('typical_p', (o).typical_p, 5e-324, 1, 'above 0 and at most 1',
+    AND gpt2._check_range('typical_p', (o).typical_p, 5e-324, 1, 'above 0 and at most 1',
         'Use 1 or NULL to keep all tokens.')
-    AND gpt2._check_share('top_n_sigma', (o).top_n_sigma, 0, 1e6, 'between 0 and 1e6',
+    AND gpt2._check_range('top_n_sigma', (o).top_n_sigma, 0, 1e6, 'between 0 and 1e6',
         'Use 0 or NULL to keep all tokens.')
-    AND gpt2._check_share('xtc_probability', (o).xtc_probability, 0, 1, 'between 0 and 1',
+    AND gpt2._check_range('xtc_probability', (o).xtc_probability, 0, 1, 'between 0 and 1',
         'Use 0 or NULL to keep all tokens.')
-    AND gpt2._check_share('xtc_threshold', (o).xtc_threshold, 0, 1, 'between 0 and 1',
+    AND gpt2._check_range('xtc_threshold', (o).xtc_threshold, 0, 1, 'between 0 and 1',
         'Use NULL for 0.1; above 0.5 it excludes nothing.')
     AND gpt2._assert(coalesce((o).repetition_penalty BETWEEN 1e-100 AND 1e100, true),
         'invalid_parameter_value', 'repetition_penalty must be above 0',

@@ -122,6 +122,16 @@ def write_checkpoint(directory: Path, shape: dict, seed: int = 0, end: float = 0
     return directory
 
 
+def write_hub_cache(home: Path, model: str = "openai-community/gpt2") -> None:
+    """Puts a tiny checkpoint where huggingface_hub keeps a model that it has fetched, so that its
+    name can be typed without a network."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cache = home / f".cache/huggingface/hub/models--{model.replace('/', '--')}"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/main").write_text(commit)
+    write_checkpoint(cache / "snapshots" / commit, SHAPES["one_block"])
+
+
 def steering(shape: dict) -> list[tuple[int, int | None, np.ndarray, float]]:
     """(block, position or None for all, vector [n_embd], scale): before the first block, in the
     middle, after the last; twice at one place."""
