@@ -126,7 +126,6 @@ BEGIN ATOMIC
         CROSS JOIN LATERAL (
             SELECT CASE WHEN steer IS NULL THEN b.x
                    ELSE gpt2._steer(b.x, b."first", b.block, steer) END AS x
-            OFFSET 0
         ) AS resid_pre
         CROSS JOIN LATERAL (
             -- queries, and keys and values, of the new positions
@@ -178,7 +177,6 @@ BEGIN ATOMIC
             ) WITH ORDINALITY AS p (x, n)
             CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, last.block, 'ln_f') AS n
             WHERE last.block = (m).n_layer
-            OFFSET 0
         ) AS p
     ) AS y;
 END;

@@ -37,8 +37,7 @@ BEGIN ATOMIC
                      (coalesce(context, start)).bytes, (coalesce(context, start)).logprobs,
                      (coalesce(context, start)).finish_reason,
                      coalesce(cardinality((coalesce(context, start)).recent), 0) / (m).n_layer
-                         AS n_recent
-              OFFSET 0) AS b
+                         AS n_recent) AS b
     ), step AS (
         SELECT 0 AS n, b.n_recent, b.tokens, b.recent, NULL::vector[] AS y, b.steps, b.bytes,
                b.logprobs, b.finish_reason

@@ -49,8 +49,7 @@ BEGIN ATOMIC
     WITH e AS MATERIALIZED (
         SELECT array_agg(gpt2._exp(u.x - u.largest)) AS x, sum(gpt2._exp(u.x - u.largest)) AS total
         FROM (SELECT u.x, max(u.x) OVER () AS largest
-              FROM unnest(_softmax.x::real[]::float8[]) AS u (x)
-              OFFSET 0) AS u
+              FROM unnest(_softmax.x::real[]::float8[]) AS u (x)) AS u
     )
     SELECT ARRAY(SELECT unnest(e.x) / e.total)::vector FROM e;
 END;

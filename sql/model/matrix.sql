@@ -63,7 +63,6 @@ BEGIN ATOMIC
                _token_weight.token % (m).page_size + 1 AS i,
                CASE WHEN (m).base IS NOT NULL THEN (m).model END AS own,
                coalesce((m).base, (m).model) AS source
-        OFFSET 0
     ) AS i;
 END;
 COMMENT ON FUNCTION gpt2._token_weight IS

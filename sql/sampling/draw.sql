@@ -101,8 +101,8 @@ BEGIN ATOMIC
     UNION ALL
         SELECT d.token
         FROM gpt2._filter(p.ids, p.logits, s, cardinality(tokens)) AS f
-        CROSS JOIN (SELECT gpt2._uniform((s).seed, cardinality(tokens)) OFFSET 0) AS u (u)
-        CROSS JOIN LATERAL gpt2._draw(f.ids, f.logits, (s).temperature, u.u) AS d
+        CROSS JOIN LATERAL gpt2._draw(
+            f.ids, f.logits, (s).temperature, gpt2._uniform((s).seed, cardinality(tokens))) AS d
         WHERE (s).temperature > 0
     ) AS d;
 END;

@@ -17,8 +17,7 @@ UNION ALL
     SELECT array_agg(l.token), array_agg(l.logit)
     -- scaled, and back: squares of logits that were multiplied by a penalty could overflow
     FROM (SELECT max(l.logit) - greatest(n, 1e-50) * 1e100 * stddev_pop(l.logit * 1e-100) AS least
-          FROM gpt2._logit_rows(_top_n_sigma.ids, _top_n_sigma.logits) AS l
-          OFFSET 0) AS t
+          FROM gpt2._logit_rows(_top_n_sigma.ids, _top_n_sigma.logits) AS l) AS t
     CROSS JOIN LATERAL gpt2._logit_rows(_top_n_sigma.ids, _top_n_sigma.logits) AS l
     WHERE l.logit >= t.least
     HAVING n IS NOT NULL;
@@ -76,8 +75,7 @@ BEGIN ATOMIC
 UNION ALL
     SELECT array_agg(l.token), array_agg(l.logit)
     FROM (SELECT max(l.logit) + temperature * ln(p) AS least
-          FROM (SELECT unnest(_min_p.logits) AS logit) AS l
-          OFFSET 0) AS t
+          FROM (SELECT unnest(_min_p.logits) AS logit) AS l) AS t
     CROSS JOIN LATERAL gpt2._logit_rows(_min_p.ids, _min_p.logits) AS l
     WHERE l.logit >= t.least
     HAVING p IS NOT NULL;
@@ -124,7 +122,6 @@ UNION ALL
             SELECT l.token, l.logit, greatest((l.logit - b.largest) / temperature, -700) AS x
             FROM gpt2._logit_rows(_typical_p.ids, _typical_p.logits) AS l
             WHERE l.logit >= b.least
-            OFFSET 0
         ) AS d
     ) AS c
     WHERE coalesce(c.before < c.enough, true)
@@ -206,7 +203,6 @@ BEGIN ATOMIC
                      coalesce(gpt2._uniform((s).seed, -n) < ((s).options).xtc_probability, false)
                          AS excludes_top
               OFFSET 0) AS f
-        OFFSET 0
     ) AS f
     CROSS JOIN LATERAL gpt2._top_n_sigma(_filter.ids, _filter.logits, f.top_n_sigma) AS g
     CROSS JOIN LATERAL gpt2._top_k(g.ids, g.logits, f.top_k) AS k

@@ -22,8 +22,7 @@ UNION ALL
     -- no_repeat_ngram_size: what came after the last n - 1 tokens before
     SELECT tokens[i + g.n - 1], NULL, NULL, true
     FROM (SELECT o.n, tokens[cardinality(tokens) - o.n + 2:] AS ending
-          FROM (SELECT ((s).options).no_repeat_ngram_size AS n) AS o
-          OFFSET 0) AS g
+          FROM (SELECT ((s).options).no_repeat_ngram_size AS n) AS o) AS g
     CROSS JOIN generate_series(1, cardinality(tokens) - g.n + 1) AS i
     WHERE tokens[i:i + g.n - 2] = g.ending
 UNION ALL

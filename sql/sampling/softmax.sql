@@ -17,8 +17,7 @@ BEGIN ATOMIC
            (SELECT sum(gpt2._exp((l.logit - t.largest) / temperature))
             FROM (SELECT unnest(logits) AS logit) AS l)
     FROM top AS t
-    WHERE t.largest > '-Infinity'
-    OFFSET 0;
+    WHERE t.largest > '-Infinity';
 END;
 COMMENT ON FUNCTION gpt2._softmax_total IS
     'the largest logit and the sum of weights; no row where no token is possible';
@@ -49,11 +48,9 @@ BEGIN ATOMIC
                t.largest + temperature
                    * ln(0.999 * (1 - p) * t.total / cardinality(_top_p_rows.logits)) AS least
         FROM gpt2._softmax_total(_top_p_rows.logits, temperature) AS t
-        OFFSET 0
     ) AS t
     CROSS JOIN LATERAL gpt2._logit_rows(_top_p_rows.ids, _top_p_rows.logits) AS l
-    WHERE l.logit >= t.least
-    OFFSET 0;
+    WHERE l.logit >= t.least;
 END;
 COMMENT ON FUNCTION gpt2._top_p_rows IS
     'the tokens that may be among the likeliest with a probability of p together, with their '

@@ -56,7 +56,6 @@ BEGIN ATOMIC
                      'Write {"token id or text": number}, or false in the place of a number for '
                      'never.')
                      THEN logit_bias END) AS j
-            OFFSET 0
         ) AS k
         WHERE gpt2._assert(k.key <> '', 'invalid_parameter_value', 'a key of logit_bias is empty',
                   'A key is a token id or a text.', 'Leave it out.')

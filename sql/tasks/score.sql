@@ -25,7 +25,6 @@ BEGIN ATOMIC
         -- tokens that only pad the ids have -Infinity
         SELECT sum(gpt2._exp(l.x)) AS total, sum(gpt2._exp(l.x) * greatest(l.x, -700)) AS weighted
         FROM (SELECT unnest(_score.logits) - x.largest AS x) AS l
-        OFFSET 0
     ) AS e;
 END;
 COMMENT ON FUNCTION gpt2._score IS
@@ -41,12 +40,10 @@ LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     WITH score AS MATERIALIZED (
         -- each but the last position predicts the token after it
-        SELECT next."position", s.*
+        SELECT p.n::int AS "position", s.*
         FROM unnest(_score_tokens.y) WITH ORDINALITY AS p (y, n)
-        CROSS JOIN LATERAL (
-            SELECT p.n::int AS "position", tokens[p.n + 1] AS token OFFSET 0) AS next
         CROSS JOIN LATERAL gpt2._unembed(p.y, m) AS u
-        CROSS JOIN LATERAL gpt2._score(u.logits, next.token) AS s
+        CROSS JOIN LATERAL gpt2._score(u.logits, tokens[p.n + 1]) AS s
         WHERE p.n < cardinality(tokens)
     )
     -- -0 is written so, and would be what 0 is negated
@@ -114,9 +111,8 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (
         SELECT (gpt2._run(gpt2._begin(w.tokens, w.m), w.m, cardinality(w.tokens))).y OFFSET 0) AS a
     CROSS JOIN LATERAL generate_series(w."first", cardinality(w.tokens) - 1) AS n
-    CROSS JOIN LATERAL (SELECT a.y[n] AS y, w.tokens[n + 1] AS token OFFSET 0) AS p
-    CROSS JOIN LATERAL gpt2._unembed(p.y, w.m) AS u
-    CROSS JOIN LATERAL gpt2._score(u.logits, p.token) AS s;
+    CROSS JOIN LATERAL gpt2._unembed(a.y[n], w.m) AS u
+    CROSS JOIN LATERAL gpt2._score(u.logits, w.tokens[n + 1]) AS s;
 END;
 COMMENT ON FUNCTION gpt2_perplexity IS
     'exp of the mean surprisal of all tokens but the first, in nats; a text longer than the '
