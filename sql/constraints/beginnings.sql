@@ -111,7 +111,7 @@ CREATE FUNCTION gpt2._prefix_pattern(pattern text)
 RETURNS TABLE (whole text, prefix text, options text, atoms text[])
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    WITH RECURSIVE lexeme AS MATERIALIZED (
+    WITH RECURSIVE lexeme AS (
         SELECT row_number() OVER (ORDER BY i.n)::int AS n, i.kind, i.lexeme,
                -- as a part of a longer expression: no digit or letter after it belongs to it
                CASE WHEN i.lexeme ~ '^(?:\\[x0]|\{)' THEN '(?:' || i.lexeme || ')'

@@ -5,14 +5,14 @@ CREATE FUNCTION gpt2._pattern_characters(options text, atoms text[])
 RETURNS TABLE (code_points int[], examples text[])
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    WITH atom AS MATERIALIZED (
+    WITH atom AS (
         SELECT a.n, options || '(?:' || a.atom || ')' COLLATE "default" AS atom,
                -- of one that matches just itself
                CASE WHEN a.atom ~ '^(?:[^.[\\]|\\[^[:alnum:]])$' AND options !~ 'i'
                     THEN ascii(right(a.atom, 1)) END AS code_point
         FROM unnest(atoms) WITH ORDINALITY AS u (atom, n)
         CROSS JOIN LATERAL (SELECT u.atom COLLATE "C" AS atom, u.n) AS a
-    ), everything AS MATERIALIZED (
+    ), everything AS (
         -- The characters beyond ASCII, in order: all of the planes 0 and 1 and of the tags. Planes
         -- 2 and 3 hold ideographs in blocks of a multiple of 16, filled from their beginnings, so
         -- that each 16th and the one before it will do; the others are empty or private. Those that
@@ -37,7 +37,7 @@ BEGIN ATOMIC
             ORDER BY 1
         ) AS c (code_point)
         WHERE EXISTS (SELECT FROM atom AS a WHERE a.code_point IS NULL)
-    ), point AS MATERIALIZED (
+    ), point AS (
         -- Where ranges begin: each of ASCII; a literal and the next; and for an expression, where
         -- a run of characters that it matches begins and ends.
         SELECT p.code_point

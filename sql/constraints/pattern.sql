@@ -32,12 +32,12 @@ CREATE FUNCTION gpt2._pattern(pattern text, m gpt2.model)
 RETURNS gpt2._pattern
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    WITH pattern AS MATERIALIZED (
+    WITH pattern AS (
         SELECT e.*, c.code_points, c.examples,
                e.options || '^(?:' || array_to_string(e.atoms, '|') || ')*$' AS alphabet
         FROM gpt2._prefix_pattern(pattern) AS e
         CROSS JOIN LATERAL gpt2._pattern_characters(e.options, e.atoms) AS c
-    ), token AS MATERIALIZED (
+    ), token AS (
         -- those that consist of the pattern's characters
         SELECT t.token, u.text, u.tail
         FROM pattern AS p
@@ -48,7 +48,7 @@ BEGIN ATOMIC
         CROSS JOIN LATERAL gpt2._cut(t.bytes) AS u
         WHERE t.token < (m).n_token AND t.token <> (m).eos_token
           AND u.text ~ (p.alphabet COLLATE "default")
-    ), letter AS MATERIALIZED (
+    ), letter AS (
         -- the vocabulary's characters and what stands for them
         SELECT coalesce(string_agg(l.letter, '' ORDER BY l.rank, l.letter), '') AS letters,
                coalesce(string_agg(l.example, '' ORDER BY l.rank, l.letter), '') AS examples
@@ -101,10 +101,10 @@ CREATE FUNCTION gpt2._pattern_tokens(bytes bytea, p gpt2._pattern, m gpt2.model)
 RETURNS int[]
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    WITH so_far AS MATERIALIZED (
+    WITH so_far AS (
         SELECT c.text, c.tail, (p).prefix
         FROM gpt2._cut(bytes) AS c
-    ), kind AS MATERIALIZED (
+    ), kind AS (
         SELECT k.tokens, k.cut
         FROM so_far AS f
         CROSS JOIN unnest((p).starts) AS s

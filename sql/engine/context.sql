@@ -29,7 +29,7 @@ LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- The unread positions together, for reading a weight takes as long as multiplying it; at the
     -- text's end the next token, which is then the one unread, until burst tokens are chosen.
-    WITH RECURSIVE before AS MATERIALIZED (
+    WITH RECURSIVE before AS (
         SELECT b.*, cardinality((start).tokens) AS n_prompt,
                (coalesce(context, start)).y[b.n_past + b.n_recent] AS y
         FROM (SELECT (coalesce(context, start)).tokens, (coalesce(context, start)).n_past,

@@ -9,7 +9,7 @@ LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- A patch may replace any activation, so the prompt is read by the forward pass, which has them
     -- all: its keys and values are the cache with which generation goes on.
-    WITH activation AS MATERIALIZED (
+    WITH activation AS (
         SELECT a.*
         FROM gpt2._forward(prompt, m, gpt2._wanted('{k, v, ln_final_out}', NULL, m), patch, steer)
             AS a

@@ -74,7 +74,7 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE WHEN (search).step IS NOT NULL AND (search).beams IS NULL
             THEN ROW((search).step, NULL, NULL, NULL, NULL, (search).hypotheses)::gpt2._search
 ELSE (
-    WITH beam AS MATERIALIZED (
+    WITH beam AS (
         -- [width]; at first the prompt alone
         SELECT b.*
         FROM unnest((search).beams) WITH ORDINALITY
@@ -82,7 +82,7 @@ ELSE (
     UNION ALL
         SELECT NULL, (start).tokens, (start).recent, (start).y[cardinality((start).y)], 0, 1
         WHERE (search).step IS NULL
-    ), candidate AS MATERIALIZED (
+    ), candidate AS (
         -- [2 * width]: each beam ends with at most one of them, so width are left to go on
         SELECT row_number() OVER best::int AS n, c.*
         FROM (
@@ -96,7 +96,7 @@ ELSE (
         WINDOW best AS (ORDER BY c.cumulative DESC, c.beam, c.token)
         ORDER BY n
         LIMIT 2 * width
-    ), hypothesis AS MATERIALIZED (
+    ), hypothesis AS (
         -- [width] at most; of equal ones the first that was found
         SELECT row_number() OVER best AS n, h.tokens, h.score
         FROM (
@@ -114,7 +114,7 @@ ELSE (
         WINDOW best AS (ORDER BY h.score DESC, h.new, h.n)
         ORDER BY n
         LIMIT width
-    ), kept AS MATERIALIZED (
+    ), kept AS (
         -- None where the search is over: there are as many hypotheses as beams, and the best beam's
         -- score is no better than the worst of them.
         SELECT c.n, c.cumulative, b.recent, b.tokens || c.token AS tokens
@@ -128,13 +128,13 @@ ELSE (
                     / (coalesce((search).step, 0) + 1) ^ length_penalty)
         ORDER BY c.n
         LIMIT width
-    ), read AS MATERIALIZED (
+    ), read AS (
         SELECT k.n, k.tokens, k.recent || r.kv AS recent, r.y[1] AS y, k.cumulative
         FROM kept AS k
         CROSS JOIN LATERAL
             gpt2._extend(k.tokens, coalesce((search).n_past, (start).n_past),
                        coalesce((search).past, (start).past), k.recent, 1, m, steer) AS r
-    ), common AS MATERIALIZED (
+    ), common AS (
         -- how many positions move into the past: those of a chunk with the same tokens in all beams
         SELECT p.n_past,
                CASE WHEN count(DISTINCT r.tokens[:p.n_past + gpt2._chunk()]) = 1

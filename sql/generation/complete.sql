@@ -17,7 +17,7 @@ CREATE FUNCTION gpt2_complete(
 LANGUAGE sql VOLATILE PARALLEL SAFE COST 1000000 ROWS 1
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH asked AS MATERIALIZED (
+    WITH asked AS (
         SELECT coalesce(gpt2_complete.seed, gpt2._random_seed()) AS seed, ROW(
 --@names ../arguments/filters.sql
 --@names ../arguments/draw.sql
@@ -32,7 +32,7 @@ BEGIN ATOMIC
                   'invalid_parameter_value',
                   format('seed %s is too large for %s completions', gpt2_complete.seed, n),
                   'Completion i has the seed seed + i - 1.', 'Use a smaller seed.')
-    ), request AS MATERIALIZED (
+    ), request AS (
         SELECT r.*
         FROM asked AS a
         CROSS JOIN LATERAL gpt2._request(

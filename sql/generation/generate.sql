@@ -14,7 +14,7 @@ CREATE FUNCTION gpt2_generate(
 LANGUAGE sql VOLATILE PARALLEL SAFE COST 1000000
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH asked AS MATERIALIZED (
+    WITH asked AS (
         SELECT coalesce(gpt2_generate.seed, gpt2._random_seed()) AS seed, ROW(
 --@names ../arguments/filters.sql
 --@names ../arguments/draw.sql

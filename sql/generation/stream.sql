@@ -48,13 +48,13 @@ CREATE FUNCTION gpt2._stream(
 LANGUAGE sql VOLATILE PARALLEL SAFE ROWS 32
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH request AS MATERIALIZED (
+    WITH request AS (
         SELECT r.*
         FROM (SELECT coalesce((o).seed, gpt2._random_seed()) AS seed) AS a
         CROSS JOIN LATERAL gpt2._request(
             prompt, max_tokens, o, a.seed, prefix, _stream.steer, _stream.patch, _stream.model,
             true) AS r
-    ), read AS MATERIALIZED (
+    ), read AS (
         SELECT gpt2._run(r.start, r.m, r.n_prompt, steer => r.steer) AS context
         FROM request AS r
         WHERE r.n_stop > r.n_prompt

@@ -20,10 +20,10 @@ RETURNS TABLE (
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
+    WITH input AS (
         SELECT i.* FROM gpt2._input(gpt2_attention.text, gpt2_attention.model) AS i
         WHERE gpt2._check_head(gpt2_attention.head, i.m)
-    ), token AS MATERIALIZED (
+    ), token AS (
         SELECT p."position", p.piece FROM input AS i, gpt2._pieces(i.tokens, i.m) AS p
     )
     SELECT q."position", q.piece, k."position", k.piece, w.weight
@@ -51,13 +51,13 @@ LANGUAGE sql STABLE PARALLEL SAFE ROWS 144
 BEGIN ATOMIC
     -- Averages over the positions after the first, which can only look at itself; duplicate and
     -- induction over those whose token was there before: NULL where there are none.
-    WITH input AS MATERIALIZED (
+    WITH input AS (
         SELECT i.* FROM gpt2._input(gpt2_head_summary.text, gpt2_head_summary.model) AS i
-    ), token AS MATERIALIZED (
+    ), token AS (
         SELECT t.token, t.n - 1 AS "position", lag(t.token) OVER (ORDER BY t.n) AS previous
         FROM input AS i
         CROSS JOIN LATERAL unnest(i.tokens) WITH ORDINALITY AS t (token, n)
-    ), pair AS MATERIALIZED (
+    ), pair AS (
         -- positions and those that they can see
         SELECT q."position" AS query, k."position" AS key,
                k."position" < q."position" AND k.token = q.token AS is_duplicate,
@@ -65,7 +65,7 @@ BEGIN ATOMIC
         FROM token AS q
         JOIN token AS k ON k."position" <= q."position"
         WHERE q."position" > 0
-    ), repeated AS MATERIALIZED (
+    ), repeated AS (
         SELECT nullif(count(DISTINCT p.query), 0) AS n FROM pair AS p WHERE p.is_duplicate
     )
     SELECT t.block, t.head,

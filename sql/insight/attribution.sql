@@ -29,9 +29,9 @@ CREATE FUNCTION gpt2_direct_logit_attribution(
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
+    WITH input AS (
         SELECT i.* FROM gpt2._input(prompt, gpt2_direct_logit_attribution.model) AS i
-    ), activation AS MATERIALIZED (
+    ), activation AS (
         -- all that is written to the residual stream at the last position
         SELECT a.*
         FROM input AS i
@@ -52,7 +52,7 @@ BEGIN ATOMIC
                 (SELECT l.token FROM gpt2._top_tokens(y.value, i.m, 1) AS l)), i.m) AS u
             OFFSET 0
         ) AS u
-    ), direction AS MATERIALIZED (
+    ), direction AS (
         -- Layer norm takes off the mean, divides by the standard deviation and scales. With the
         -- deviation as it is, that is linear: an inner product with this, without its mean.
         SELECT t.m, t.from_bias,
@@ -106,10 +106,10 @@ CREATE FUNCTION gpt2_neurons(
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
+    WITH input AS (
         SELECT i.* FROM gpt2._input(gpt2_neurons.text, gpt2_neurons.model) AS i
         WHERE gpt2._check_top_k(top_k)
-    ), strongest AS MATERIALIZED (
+    ), strongest AS (
         SELECT a."position", s.rank, s.neuron, s.activation
         FROM input AS i
         CROSS JOIN LATERAL gpt2._forward(i.tokens, i.m, gpt2._wanted(
@@ -137,7 +137,7 @@ BEGIN ATOMIC
             FROM input AS i
             CROSS JOIN (SELECT DISTINCT s.neuron FROM strongest AS s) AS s
         ) AS n
-    ), pushes AS MATERIALIZED (
+    ), pushes AS (
         SELECT p.neuron, array_agg(t.piece ORDER BY l.rank) AS pieces
         FROM pushed AS p
         CROSS JOIN LATERAL gpt2._top_tokens(p.d, p.m, 5) AS l

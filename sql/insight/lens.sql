@@ -27,10 +27,10 @@ RETURNS TABLE (
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
+    WITH input AS (
         SELECT i.* FROM gpt2._input(gpt2_logit_lens.text, gpt2_logit_lens.model) AS i
         WHERE gpt2._check_top_k(top_k)
-    ), lens AS MATERIALIZED (
+    ), lens AS (
         SELECT l.*
         FROM input AS i
         CROSS JOIN LATERAL gpt2._lens(

@@ -32,14 +32,14 @@ CREATE FUNCTION gpt2._attention(
 ) RETURNS TABLE (head int, activations gpt2._head)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 12
 BEGIN ATOMIC
-    WITH shape AS MATERIALIZED (
+    WITH shape AS (
         SELECT (m).n_embd, (m).n_embd / (m).n_head AS d, gpt2._attention_scale(m) AS scale
-    ), qkv AS MATERIALIZED (
+    ), qkv AS (
         -- [n_seq, 3 * n_embd]: the queries, keys and values of all heads
         SELECT i.n::int - 1 AS "position", l.y
         FROM unnest(_attention.x) WITH ORDINALITY AS i (x, n)
         CROSS JOIN LATERAL gpt2._linear(i.x, m, _attention.block, 'attn.c_attn') AS l
-    ), head AS MATERIALIZED (
+    ), head AS (
         -- three times [n_head, n_seq, d]
         SELECT h AS head, array_agg(q.y ORDER BY p."position") AS q,
                array_agg(k.y ORDER BY p."position") AS k,

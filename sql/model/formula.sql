@@ -46,7 +46,7 @@ RETURNS TABLE (y vector)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     -- [n] -> [n]; the largest is taken off before exp, which changes nothing but its range
-    WITH e AS MATERIALIZED (
+    WITH e AS (
         SELECT array_agg(gpt2._exp(u.x - u.largest)) AS x, sum(gpt2._exp(u.x - u.largest)) AS total
         FROM (SELECT u.x, max(u.x) OVER () AS largest
               FROM unnest(_softmax.x::real[]::float8[]) AS u (x)) AS u

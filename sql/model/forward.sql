@@ -38,12 +38,12 @@ LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- wanted: full names of hook points. A row of the recursion is a block: x, the residual stream
     -- after it, [n_seq, n_embd], and those of its activations that are wanted.
-    WITH RECURSIVE last AS MATERIALIZED (
+    WITH RECURSIVE last AS (
         -- the last block whose activations are wanted; n_layer, the layer norm after all of them
         SELECT coalesce(max(CASE WHEN w ~ '^ln_final' THEN (m).n_layer WHEN w ~ '^hook' THEN -1
                                  ELSE split_part(w, '.', 2)::int END), -1) AS block
         FROM unnest(wanted) AS w
-    ), embedding AS MATERIALIZED (
+    ), embedding AS (
         SELECT embed.y AS embed, pos_embed.y AS pos_embed, t.n::int - 1 AS "position"
         FROM unnest(tokens) WITH ORDINALITY AS t (token, n)
         CROSS JOIN LATERAL gpt2._embedding(t.token, t.n::int - 1, m) AS e
@@ -176,7 +176,7 @@ RETURNS vector[]
 LANGUAGE sql STABLE PARALLEL SAFE
 --@include settings.sql
 BEGIN ATOMIC
-    WITH m AS MATERIALIZED (
+    WITH m AS (
         SELECT c AS m
         FROM gpt2._chosen_model(gpt2_forward.model) AS c
         WHERE tokens IS NOT NULL AND gpt2._check_tokens(tokens, c)

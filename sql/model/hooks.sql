@@ -165,7 +165,7 @@ CREATE FUNCTION gpt2._patch(patch gpt2.activation[], n_seq int, m gpt2.model)
 RETURNS gpt2._patch
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    WITH part AS MATERIALIZED (
+    WITH part AS (
         SELECT p.n, p.block, p.head, p."position", p.value, h.hook, h.per_head,
                coalesce(p.hook, 'NULL') AS asked,
                CASE h.width WHEN 'n_embd' THEN (m).n_embd WHEN 'n_inner' THEN (m).n_inner

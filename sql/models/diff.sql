@@ -35,7 +35,7 @@ SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
 BEGIN ATOMIC
-    WITH pair AS MATERIALIZED (
+    WITH pair AS (
         -- Where both have the same base, their pages differ at most in what either stores.
         SELECT (p.a).model AS a, (p.b).model AS b, (p.a).page_size, p.base_a,
                CASE WHEN p.base_a = p.base_b
@@ -47,11 +47,11 @@ BEGIN ATOMIC
             CROSS JOIN gpt2._chosen_model(gpt2_model_diff.b) AS b
             WHERE gpt2._check_same_shape(a, b)
         ) AS p
-    ), bias AS MATERIALIZED (
+    ), bias AS (
         SELECT a.block, a.layer, a.bias AS a, b.bias AS b
         FROM gpt2.bias AS a JOIN gpt2.bias AS b ON b.block = a.block AND b.layer = a.layer
         WHERE a.model = (SELECT i.a FROM pair AS i) AND b.model = (SELECT i.b FROM pair AS i)
-    ), key AS MATERIALIZED (
+    ), key AS (
         SELECT p.block, p.layer, p.page
         FROM gpt2.matrix_page AS p
         WHERE p.model = ANY ((SELECT i.stored FROM pair AS i)::int[])

@@ -45,16 +45,16 @@ CREATE FUNCTION gpt2._draw_attention(
 ) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    WITH cell AS MATERIALIZED (
+    WITH cell AS (
         SELECT c.query, c.key, c.weight, gpt2._level(sqrt(c.weight)) AS level
         FROM gpt2._attention_cells(pattern, 256) AS c
         WHERE c.block = _draw_attention.block AND c.head = _draw_attention.head
-    ), grid AS MATERIALIZED (
+    ), grid AS (
         -- n cells a side, each of size positions and px pixels
         SELECT g.n, p.size, greatest(3, least(30, 660 / g.n)) AS px
         FROM (SELECT max(c.query) + 1 AS n FROM cell AS c) AS g
         CROSS JOIN (SELECT gpt2._attention_cell_size(pattern, 256) AS size) AS p
-    ), label AS MATERIALIZED (
+    ), label AS (
         SELECT i AS n, l.label,
                CASE g.size WHEN 1 THEN i::text || ' ' || l.label
                     ELSE (i * g.size)::text || '-'
@@ -62,7 +62,7 @@ BEGIN ATOMIC
         FROM grid AS g
         CROSS JOIN generate_series(0, g.n - 1) AS i
         CROSS JOIN LATERAL (SELECT gpt2._label(pieces[i * g.size + 1], 16) AS label OFFSET 0) AS l
-    ), layout AS MATERIALIZED (
+    ), layout AS (
         -- a label needs 14 pixels: of small cells, one in step has one
         SELECT g.*, (13 + g.px) / g.px AS step, g.n * g.px AS side,
                26 + l.width AS "left", 86 + l.width AS top
@@ -140,10 +140,10 @@ CREATE FUNCTION gpt2._draw_heads(pattern gpt2.activation[], prompt text)
 RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    WITH cell AS MATERIALIZED (
+    WITH cell AS (
         SELECT c.block, c.head, c.query, c.key, gpt2._level(sqrt(c.weight)) AS level
         FROM gpt2._attention_cells(pattern, 64) AS c
-    ), layout AS MATERIALIZED (
+    ), layout AS (
         SELECT g.*, greatest(56, least(150, 900 / g.n_head)) AS side, p.size
         FROM (SELECT max(c.block) + 1 AS n_block, max(c.head) + 1 AS n_head, max(c.query) + 1 AS n
               FROM cell AS c) AS g
@@ -215,16 +215,16 @@ CREATE FUNCTION gpt2._draw_lens(
 ) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    WITH token AS MATERIALIZED (
+    WITH token AS (
         SELECT p."position", gpt2._label(p.piece, 12) AS label
         FROM gpt2._pieces(tokens, m) AS p
-    ), lens AS MATERIALIZED (
+    ), lens AS (
         SELECT l.block, l."position", gpt2._label(p.piece, 12) AS label, l.probability,
                gpt2._level(l.probability) AS level,
                coalesce(l.token = tokens[l."position" + 2], false) AS is_next
         FROM gpt2._lens(resid_post, m, 1) AS l
         CROSS JOIN LATERAL gpt2._pieces(ARRAY[l.token], m) AS p
-    ), layout AS MATERIALIZED (
+    ), layout AS (
         -- a table of rows (the tokens, then the blocks) for every so many positions
         SELECT c.*, greatest(1, 760 / c.width) AS across, (m).n_layer,
                cardinality(tokens) AS n, ((m).n_layer + 1) * 22 + 16 AS height
@@ -302,7 +302,7 @@ RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH RECURSIVE token AS MATERIALIZED (
+    WITH RECURSIVE token AS (
         SELECT s."position", s.bits, gpt2._level(s.bits / 16) AS level, l.label,
                gpt2._svg_width(gpt2._columns(l.label)) + 8 AS width, s.piece ~ '\n' AS ends_line
         FROM gpt2_score(gpt2_surprisal_svg.text, gpt2_surprisal_svg.model)
@@ -319,7 +319,7 @@ BEGIN ATOMIC
         JOIN token AS t ON t."position" = p."position" + 1
         CROSS JOIN LATERAL (
             SELECT p.ends_line OR p.x + p.width + 2 + t.width > 784 AS breaks) AS n
-    ), layout AS MATERIALIZED (
+    ), layout AS (
         SELECT max(p.line) + 1 AS n_line, greatest(440, max(p.x + p.width) + 16) AS width,
                count(*) AS n, avg(t.bits) AS bits
         FROM place AS p JOIN token AS t ON t."position" = p."position"

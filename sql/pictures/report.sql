@@ -49,18 +49,18 @@ RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
+    WITH input AS (
         SELECT i.m, i.tokens,
                ARRAY(SELECT p.piece FROM gpt2._pieces(i.tokens, i.m) AS p ORDER BY p."position")
                    AS pieces
         FROM gpt2._input(gpt2_report.text, gpt2_report.model) AS i
-    ), activation AS MATERIALIZED (
+    ), activation AS (
         -- one pass for all of the page
         SELECT a.*
         FROM input AS i
         CROSS JOIN LATERAL gpt2._forward(i.tokens, i.m, gpt2._wanted(
             '{attn.hook_pattern, hook_resid_post, ln_final.hook_out}', NULL, i.m)) AS a
-    ), read AS MATERIALIZED (
+    ), read AS (
         SELECT ARRAY(SELECT a::gpt2.activation FROM activation AS a
                      WHERE a.hook = 'attn.hook_pattern') AS pattern,
                ARRAY(SELECT a::gpt2.activation FROM activation AS a
@@ -68,7 +68,7 @@ BEGIN ATOMIC
                -- [n_seq, n_embd]
                ARRAY(SELECT a.value FROM activation AS a
                      WHERE a.hook = 'ln_final.hook_out' ORDER BY a."position") AS y
-    ), shown AS MATERIALIZED (
+    ), shown AS (
         -- in large: the head that looks least at itself and at the first token
         SELECT p.block, p.head
         FROM read AS a

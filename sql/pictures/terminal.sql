@@ -20,7 +20,7 @@ CREATE FUNCTION gpt2_attention_text(
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 SET jit = off
 BEGIN ATOMIC
-    WITH weight AS MATERIALIZED (
+    WITH weight AS (
         SELECT a.*
         FROM gpt2_attention(gpt2_attention_text.text, gpt2_attention_text.block,
                             gpt2_attention_text.head, gpt2_attention_text.model) AS a

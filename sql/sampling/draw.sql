@@ -8,7 +8,7 @@ CREATE FUNCTION gpt2._ranked(ids int[], logits float8[], temperature float8)
 RETURNS TABLE (rank int, token int, logit float8, probability float8)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-    WITH ranked AS MATERIALIZED (
+    WITH ranked AS (
         SELECT row_number() OVER (ORDER BY l.logit DESC, l.token) AS rank, l.token, l.logit,
                max(l.logit) OVER () AS largest
         FROM gpt2._logit_rows(ids, logits) AS l

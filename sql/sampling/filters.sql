@@ -94,14 +94,14 @@ BEGIN ATOMIC
     -- Only what can be among them is sorted. No token is as far above the mean as one with x below
     -- twice the mean is under it; so beyond such a one there are only less likely ones, and if it
     -- is less likely than (1 - p) / n, it and they have less than 1 - p together.
-    WITH softmax AS MATERIALIZED (
+    WITH softmax AS (
         SELECT t.largest, t.total,
                (SELECT sum(gpt2._exp(x.x) * greatest(x.x, -700))
                 FROM (SELECT (unnest(_typical_p.logits) - t.largest) / temperature AS x) AS x)
                    / t.total AS mean
         FROM gpt2._softmax_total(_typical_p.logits, temperature) AS t
         WHERE p IS NOT NULL
-    ), bound AS MATERIALIZED (
+    ), bound AS (
         SELECT s.largest, s.mean, p * s.total AS enough,
                s.largest + temperature * least(
                    2 * s.mean,

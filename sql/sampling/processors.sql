@@ -42,7 +42,7 @@ CREATE FUNCTION gpt2._changed_logits(
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 100
 BEGIN ATOMIC
     -- logit_bias comes first, then repetition_penalty, then the penalties by number
-    WITH biased AS MATERIALIZED (
+    WITH biased AS (
         SELECT t.token, sum(t.n) AS n, bool_or(t.banned) AS banned,
                logits[t.token + 1] + coalesce(sum(t.bias), 0) AS logit
         FROM gpt2._mentions(tokens, n_prompt, m, s) AS t
@@ -75,12 +75,12 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- The array is cut at the tokens that are changed; -1 stands for the beginning.
     -- Of 50,257 logits this takes 3 ms, and 5 to change 1,000.
-    WITH changed AS MATERIALIZED (
+    WITH changed AS (
         SELECT -1 AS token, '{}'::float8[] AS logit
     UNION ALL
         SELECT c.token, ARRAY[c.logit]
         FROM gpt2._changed_logits(logits, tokens, n_prompt, m, s) AS c
-    ), piece AS MATERIALIZED (
+    ), piece AS (
         SELECT c.token,
                c.logit || logits[c.token + 2:lead(c.token, 1, cardinality(logits))
                                              OVER (ORDER BY c.token)] AS piece

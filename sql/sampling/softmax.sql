@@ -10,7 +10,7 @@ CREATE FUNCTION gpt2._softmax_total(logits float8[], temperature float8)
 RETURNS TABLE (largest float8, total float8)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    WITH top AS MATERIALIZED (
+    WITH top AS (
         SELECT max(l.logit) AS largest FROM (SELECT unnest(logits) AS logit) AS l
     )
     SELECT t.largest,

@@ -18,10 +18,10 @@ CREATE FUNCTION gpt2_choose(
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 10
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
+    WITH input AS (
         SELECT i.m, i.tokens, cardinality(i.tokens) AS n
         FROM gpt2._input(prompt, gpt2_choose.model) AS i
-    ), choice AS MATERIALIZED (
+    ), choice AS (
         -- each once, in the order of the array
         SELECT c.choice, c.n, c.tokens, cardinality(c.tokens) AS n_token
         FROM (
@@ -47,21 +47,21 @@ BEGIN ATOMIC
                          cardinality(c.tokens), (c.m).n_ctx),
                   'Shorten the prompt; SELECT count(*) FROM gpt2_tokens(prompt); counts its '
                   'tokens.')
-    ), context AS MATERIALIZED (
+    ), context AS (
         -- the prompt, once; count(*), as EXISTS would leave the other choices unchecked
         SELECT i.m, i.n,
                gpt2._run(gpt2._begin(i.tokens, i.m, prefix => gpt2_choose.prefix), i.m, i.n)
                    AS context
         FROM input AS i
         WHERE (SELECT count(*) FROM choice) > 0
-    ), "first" AS MATERIALIZED (
+    ), "first" AS (
         -- [n_vocab]: the first token of every choice is in there
         SELECT u.logits, s.log_total
         FROM context AS c
         CROSS JOIN LATERAL (SELECT (c.context).y[c.n] AS y OFFSET 0) AS last
         CROSS JOIN LATERAL gpt2._unembed(last.y, c.m) AS u
         CROSS JOIN LATERAL gpt2._score(u.logits, NULL) AS s
-    ), score AS MATERIALIZED (
+    ), score AS (
         SELECT o.choice, o.n,
                f.logits[o.tokens[1] + 1] - f.log_total + coalesce(rest.logprob, 0) AS logprob
         FROM choice AS o

@@ -37,7 +37,7 @@ CREATE FUNCTION gpt2_embed(
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
+    WITH input AS (
         SELECT i.m, i.tokens,
                CASE WHEN gpt2_embed.block IS NULL THEN 'ln_final.hook_out'
                     ELSE gpt2._full_name('hook_resid_post', gpt2_embed.block) END AS hook

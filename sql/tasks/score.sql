@@ -38,7 +38,7 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    WITH score AS MATERIALIZED (
+    WITH score AS (
         -- each but the last position predicts the token after it
         SELECT p.n::int AS "position", s.*
         FROM unnest(_score_tokens.y) WITH ORDINALITY AS p (y, n)
