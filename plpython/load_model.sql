@@ -4,7 +4,7 @@
 -- The error, if any, is returned and not raised: PL/Python would put its exception's class before
 -- the message and a Python traceback after it.
 CREATE FUNCTION gpt2._load_model(
-    path text, name text, replace boolean, dtype text,
+    path text, name text, replace boolean, tokenizer text, dtype text,
     OUT sqlstate text, OUT message text, OUT detail text, OUT hint text
 )
 LANGUAGE plpython3u VOLATILE
@@ -31,9 +31,9 @@ for module in plpy.execute("SELECT name, source FROM gpt2._python_modules()"):
     exec(compile(module["source"], full_name, "exec"), sys.modules[full_name].__dict__)
     setattr(package, module["name"], sys.modules[full_name])
 
-return package.server.load_model(plpy, path, name, replace, dtype)
+return package.server.load_model(plpy, path, name, replace, tokenizer, dtype)
 $python$;
-REVOKE EXECUTE ON FUNCTION gpt2._load_model(text, text, boolean, text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION gpt2._load_model(text, text, boolean, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION gpt2._load_model IS
     'gpt2_load_model''s work; gives the error to raise, or NULLs';
 
@@ -41,7 +41,8 @@ COMMENT ON FUNCTION gpt2._load_model IS
 -- SECURITY DEFINER: whoever may execute it needs no rights on the tables. The definer is a
 -- superuser, whom COPY lets read any file, so that the caller has to be asked for the right.
 CREATE FUNCTION gpt2_load_model(
-    path text, name text DEFAULT NULL, replace boolean DEFAULT false, dtype text DEFAULT 'float32'
+    path text, name text DEFAULT NULL, replace boolean DEFAULT false, tokenizer text DEFAULT NULL,
+    dtype text DEFAULT 'float32'
 ) RETURNS text
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -69,14 +70,14 @@ BEGIN
                   HINT = 'SELECT gpt2_load_model(''/path/of/model'');';
     END IF;
     SELECT * INTO error
-    FROM gpt2._load_model(path, coalesce(model, ''), coalesce(replace, false),
-                           coalesce(dtype, ''));
+    FROM gpt2._load_model(path, coalesce(model, ''), coalesce(replace, false), tokenizer,
+                          coalesce(dtype, ''));
     IF error.message IS NOT NULL THEN
         PERFORM gpt2._raise(NULL::boolean, error.sqlstate, error.message, error.detail, error.hint);
     END IF;
     RETURN model;
 END;
 $$;
-REVOKE EXECUTE ON FUNCTION gpt2_load_model(text, text, boolean, text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION gpt2_load_model(text, text, boolean, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION gpt2_load_model IS
     'loads the model in a directory on the server; gives its name';

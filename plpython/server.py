@@ -21,7 +21,7 @@ FILE_SIZE = 1 << 25  # bytes of rows in a temporary file, about: bounds the disk
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
-def load_model(plpy, path, name, replace, dtype):
+def load_model(plpy, path, name, replace, tokenizer, dtype):
     """Loads the model directory at path; gives None, or (sqlstate, message, detail, hint).
 
     The caller raises that error: an exception that leaves PL/Python shows its class and the
@@ -29,7 +29,7 @@ def load_model(plpy, path, name, replace, dtype):
     """
     folder = tempfile.mkdtemp(prefix="gpt2_load_model.")
     try:
-        checkpoint = Checkpoint(path, read_tensor)
+        checkpoint = Checkpoint(path, read_tensor, tokenizer=tokenizer)
         importer.load(Target(plpy, folder), checkpoint, name, path, replace=replace, dtype=dtype)
     except LoadError as error:
         return error.sqlstate, error.message, error.detail, error.hint

@@ -311,7 +311,7 @@ def test_all_beams_are_steered(demo):
 # ---- The tree
 
 NODE = """node AS MATERIALIZED (
-        SELECT n.*, m.eos_token AS eos
+        SELECT n.*, m.eos_tokens[1] AS eos
         FROM gpt2_beam(%(prompt)s, %(max_tokens)s::int, %(beams)s::int, %(penalty)s,
                        repetition_penalty => %(repetition)s::float8,
                        no_repeat_ngram_size => %(ngram)s::int, model => %(model)s) AS n
@@ -566,8 +566,8 @@ def test_prompt_too_long(demo, function):
 
 def test_no_more_beams_than_the_vocabulary_has(models):
     """Half of it, as a step looks at two candidates a beam."""
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match="between 1 and 249"):
-        models.execute("SELECT gpt2_beam_search('', 1, 250, model => 'narrow_mlp')")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="between 1 and 250"):
+        models.execute("SELECT gpt2_beam_search('', 1, 251, model => 'narrow_mlp')")
     assert models.execute(
-        "SELECT count(*) FROM gpt2_beam('', 1, 249, model => 'narrow_mlp')"
-    ).fetchone() == (498,)
+        "SELECT count(*) FROM gpt2_beam('', 1, 250, model => 'narrow_mlp')"
+    ).fetchone() == (500,)

@@ -268,7 +268,7 @@ def test_endoftext(tx):
     """Whichever token the model takes for the end is not shown, and nothing comes after it."""
     new = one(tx, "SELECT gpt2_tokenize(%s)", GREEDY)
     for end in (0, 2, 5):
-        tx.execute("UPDATE gpt2.model SET eos_token = %s", (new[end],))
+        tx.execute("UPDATE gpt2.model SET eos_tokens = %s", ([new[end]],))
         before = one(tx, "SELECT gpt2_detokenize(%s::int[], 'demo')", new[:end])
         assert generate(tx) == PROMPT + before
         assert generate(tx, max_tokens=end) == generate(tx, max_tokens=end + 1)

@@ -85,10 +85,24 @@ class Refused(Exception):
         self.sqlstate, self.message, self.detail, self.hint = sqlstate, message, detail, hint
 
 
-def load_by_client(dsn, directory, name="m", replace=False):
+#: the vocabulary of a directory that write() has made
+ITS_OWN = object()
+
+
+def which_vocabulary(directory, tokenizer):
+    """ITS_OWN is what a directory has, and GPT-2's where it has nothing."""
+    if tokenizer is ITS_OWN:
+        names = ("vocab.json", "merges.txt", "tokenizer.json")
+        own = any((Path(directory) / name).exists() for name in names)
+        return None if own else vocabulary.OWN
+    return tokenizer
+
+
+def load_by_client(dsn, directory, name="m", replace=False, tokenizer=ITS_OWN):
     try:
         with client.connect(dsn) as connection:
-            checkpoint = Checkpoint(str(directory), client.read_tensor)
+            tokenizer = which_vocabulary(directory, tokenizer)
+            checkpoint = Checkpoint(str(directory), client.read_tensor, tokenizer=tokenizer)
             importer.load(
                 client.Target(connection), checkpoint, name, str(directory), replace=replace
             )
@@ -106,15 +120,16 @@ def has_plpython(connection):
     ).fetchone() == (1,)
 
 
-def load_by_server(dsn, directory, name="m", replace=False):
+def load_by_server(dsn, directory, name="m", replace=False, tokenizer=ITS_OWN):
     for path in directory.rglob("*"):
-        path.chmod(0o644)
+        path.chmod(0o755 if path.is_dir() else 0o644)
     try:
         with psycopg.connect(dsn) as connection:
             if not has_plpython(connection):
                 pytest.skip("the server has no PL/Python")
             connection.execute(
-                "SELECT gpt2_load_model(%s, %s, %s)", (str(directory), name, replace)
+                "SELECT gpt2_load_model(%s, %s, %s, %s)",
+                (str(directory), name, replace, which_vocabulary(directory, tokenizer)),
             )
     except psycopg.Error as error:
         raise refused(error) from error
@@ -422,8 +437,8 @@ def test_tiny_weights_are_zero(db, load, directory):
 
 
 def loaded_vocabulary(db):
-    """tokenizer, n_token, eos_token of the only model."""
-    return db.execute("SELECT tokenizer, n_token, eos_token FROM gpt2.model").fetchone()
+    """tokenizer, n_token, bos_token, eos_tokens of the only model."""
+    return db.execute("SELECT tokenizer, n_token, bos_token, eos_tokens FROM gpt2.model").fetchone()
 
 
 def test_own_vocabulary_is_in_the_extension(db):
@@ -431,7 +446,9 @@ def test_own_vocabulary_is_in_the_extension(db):
     stored, digest = db.execute(
         r"""SELECT (SELECT sha256 FROM gpt2.tokenizer WHERE tokenizer = 1),
                    encode(sha256(convert_to(t.lines || E'\n\n' || m.lines || E'\n', 'UTF8')), 'hex')
-            FROM (SELECT string_agg(encode(bytes, 'hex'), E'\n' ORDER BY token) AS lines
+            FROM (SELECT string_agg(concat_ws(' ', encode(bytes, 'hex'),
+                                     CASE special WHEN true THEN 'special' WHEN false THEN 'added'
+                                     END), E'\n' ORDER BY token) AS lines
                   FROM gpt2.token WHERE tokenizer = 1) AS t,
                  (SELECT string_agg(concat_ws(' ', "left", "right", token), E'\n' ORDER BY rank)
                       AS lines FROM gpt2.merge WHERE tokenizer = 1) AS m"""
@@ -450,27 +467,29 @@ def test_files_of_own_vocabulary(db, load, directory):
     (directory / "vocab.json").write_text(json.dumps({t: i for i, t in text.items()}))
     lines = [f"{text[left]} {text[right]}\n" for left, right in merges]
     (directory / "merges.txt").write_text("#version: 0.2\n" + "".join(lines))
-    write(directory, make_tensors(CONFIG), CONFIG | {"eos_token_id": 299})
+    config = CONFIG | {"vocab_size": 50257, "n_embd": 2, "n_inner": 2}
+    write(directory, make_tensors(config), config)
     load(directory)
-    assert loaded_vocabulary(db) == (1, 299, 299)
+    assert loaded_vocabulary(db) == (1, 50257, 50256, [50256])
 
 
-# model's rows of wte, config's eos_token_id, extra tokens after 259 -> n_token, eos_token
+# model's rows of wte, config's eos_token_id, extra tokens after 259 -> n_token, eos_tokens
 OWN_FILES = {
-    "the same size": (260, None, ["<|endoftext|>"], 260, 259),
-    "eos_token_id counts": (260, 7, ["<|endoftext|>"], 260, 7),
-    "eos_token_id may be a list": (260, [7, 8], ["<|endoftext|>"], 260, 7),
-    "eos_token_id is not an id": (261, 50256, ["<|endoftext|>", "<pad>"], 261, 259),
-    "no <|endoftext|>": (260, None, ["</s>"], 260, 259),
-    "padded": (300, None, ["<|endoftext|>"], 260, 259),
-    "the first tokens": (200, 199, ["<|endoftext|>"], 199, 199),
+    "the same size": (260, 259, ["<|endoftext|>"], 260, [259]),
+    "eos_token_id counts": (260, 7, ["<|endoftext|>"], 260, [7]),
+    "eos_token_id may be a list": (260, [8, 7], ["<|endoftext|>"], 260, [8, 7]),
+    "eos_token_id is null": (260, None, ["<|endoftext|>"], 260, []),
+    "eos_token_id is no id": (261, 50256, ["<|endoftext|>", "<pad>"], 261, []),
+    "no <|endoftext|>": (260, 259, ["</s>"], 260, [259]),
+    "padded": (300, 259, ["<|endoftext|>"], 260, [259]),
+    "an added token has no row": (259, 7, ["<|endoftext|>"], 259, [7]),
 }
 
 
 @pytest.mark.parametrize("case", OWN_FILES)
 @pytest.mark.parametrize("layout", ["vocab.json", "added_tokens.json", "tokenizer.json"])
 def test_vocabulary_files(db, load, directory, layout, case):
-    n_vocab, eos, extra, n_token, eos_token = OWN_FILES[case]
+    n_vocab, eos, extra, n_token, eos_tokens = OWN_FILES[case]
     if layout == "vocab.json":
         write_vocabulary(directory, extra)
     else:
@@ -485,10 +504,12 @@ def test_vocabulary_files(db, load, directory, layout, case):
     write(directory, make_tensors(config), config)
     load(directory)
     tokenizer, *loaded = loaded_vocabulary(db)
-    assert tokenizer > 1 and loaded == [n_token, eos_token]
+    assert tokenizer > 1 and loaded == [n_token, None, eos_tokens]
     sql = "SELECT convert_from(bytes, 'UTF8') FROM gpt2.token WHERE tokenizer = %s AND token > 255"
     loaded_tokens = [row[0] for row in db.execute(sql + " ORDER BY token", (tokenizer,))]
-    assert loaded_tokens == [" t", " a", " th", *extra]
+    # as in transformers, which adds it where it is not there
+    default = [] if "<|endoftext|>" in extra else ["<|endoftext|>"]
+    assert loaded_tokens == [" t", " a", " th", *extra, *default]
     merges = db.execute(
         """SELECT "left", "right", token FROM gpt2.merge WHERE tokenizer = %s ORDER BY rank""",
         (tokenizer,),
@@ -502,13 +523,50 @@ def test_vocabulary_files(db, load, directory, layout, case):
 
 
 @pytest.mark.parametrize(
-    "n_vocab, n_token, eos_token", [(300, 299, 299), (50257, 50257, 50256), (50304, 50257, 50256)]
+    "n_vocab, eos, n_token, end",
+    [
+        (50257, {}, 50257, 50256),
+        (50304, {}, 50257, 50256),
+        (50304, {"bos_token_id": 9, "eos_token_id": 9}, 50257, 9),
+    ],
 )
-def test_without_vocabulary_files(db, load, directory, n_vocab, n_token, eos_token):
-    config = CONFIG | {"vocab_size": n_vocab, "n_embd": 2, "n_inner": 2}
+def test_without_vocabulary_files(db, load, directory, n_vocab, eos, n_token, end):
+    """GPT-2's own, where the model has a row for each of its tokens."""
+    config = CONFIG | {"vocab_size": n_vocab, "n_embd": 2, "n_inner": 2} | eos
     write(directory, make_tensors(config), config)
-    load(directory)
-    assert loaded_vocabulary(db) == (1, n_token, eos_token)
+    load(directory, tokenizer=None)
+    assert loaded_vocabulary(db) == (1, n_token, end, [end])
+
+
+@pytest.mark.parametrize(
+    "eos, last, ends", [(299, b"<|endoftext|>", [299]), ([7], b" n", [7]), (None, b" n", [])]
+)
+def test_a_part_of_own_vocabulary(db, load, directory, eos, last, ends):
+    """Where the caller says so: its first tokens, the last being <|endoftext|> if that ends."""
+    config = CONFIG | {"eos_token_id": eos, "bos_token_id": None}
+    write(directory, make_tensors(config), config)
+    load(directory, tokenizer=vocabulary.OWN)
+    tokenizer, *loaded = loaded_vocabulary(db)
+    assert loaded == [300, None, ends]
+    tokens = db.execute(
+        "SELECT bytes, special FROM gpt2.token WHERE tokenizer = %s ORDER BY token", [tokenizer]
+    ).fetchall()
+    own = db.execute("SELECT bytes FROM gpt2.token WHERE tokenizer = 1 ORDER BY token LIMIT 299")
+    assert [text for text, _ in tokens] == [text for (text,) in own] + [last]
+    assert tokens[-1][1] is (True if last.startswith(b"<") else None)
+    n_merges = db.execute(
+        "SELECT count(*) FROM gpt2.merge WHERE tokenizer = %s", [tokenizer]
+    ).fetchone()
+    assert n_merges == (300 - 256 - last.startswith(b"<"),)
+
+
+def test_the_vocabulary_of_another_directory(db, load, directory, tmp_path_factory):
+    write(directory, make_tensors(CONFIG))
+    other = directory / "other"
+    other.mkdir(mode=0o755)
+    tokens = write_vocabulary(other, ["</s>"])
+    load(directory, tokenizer=str(other))
+    assert loaded_vocabulary(db)[1] == len([*tokens, "<|endoftext|>"])
 
 
 def test_equal_vocabularies_are_kept_once(db, load, directory):
@@ -871,10 +929,53 @@ REFUSALS = {
     "dropout": (tokenizer(model__dropout=0.1), "0A000", "dropout is set"),
     "whole words": (tokenizer(model__ignore_merges=True), "0A000", "ignore_merges is set"),
     "suffix": (tokenizer(model__end_of_word_suffix="</w>"), "0A000", "end_of_word_suffix is set"),
-    "added words": (
-        tokenizer(added_tokens=[{"id": 259, "content": "SELECT", "special": False}]),
+    "lstrip": (
+        tokenizer(added_tokens=[{"id": 259, "content": "<mask>", "lstrip": True}]),
         "0A000",
-        "the added token 'SELECT' is not special",
+        "lstrip is set for the added token '<mask>'",
+    ),
+    "overlap": (
+        tokenizer(
+            added_tokens=[
+                {"id": 259, "content": "abc", "special": False, "normalized": True},
+                {"id": 260, "content": "cd", "special": True, "normalized": False},
+            ]
+        ),
+        "0A000",
+        "the added tokens 'cd' and 'abc' overlap",
+    ),
+    "two ids": (
+        steps(tokenizer(added_tokens=[{"id": 259, "content": "a"}])),
+        "22000",
+        "is not consistent",
+    ),
+    "an added byte": (
+        tokenizer(added_tokens=[{"id": 165, "content": "é"}]),
+        "0A000",
+        "the added token 'é' is a byte",
+    ),
+    "no vocabulary": (lambda d: None, "58P01", "has no vocabulary"),
+    "spiece.model": (text("spiece.model", ""), "0A000", "it is spiece.model"),
+    "vocab.txt": (text("vocab.txt", ""), "0A000", "it is vocab.txt"),
+    "class of the tokenizer": (
+        text("tokenizer_config.json", {"tokenizer_class": "T5Tokenizer"}),
+        "0A000",
+        "its tokenizer_class is T5Tokenizer",
+    ),
+    "class in config.json": (
+        steps(vocab(lambda ids: None), change(tokenizer_class="BertTokenizer")),
+        "0A000",
+        "its tokenizer_class is BertTokenizer",
+    ),
+    "eos beyond the tokens": (
+        steps(vocab(lambda ids: None), change(eos_token_id=[1, 270])),
+        "22000",
+        "eos_token_id 270 is no token of the vocabulary",
+    ),
+    "eos is a text": (
+        steps(vocab(lambda ids: None), change(eos_token_id="</s>")),
+        "22000",
+        "eos_token_id is not a token id: '</s>'",
     ),
     "added <s>": (
         tokenizer(
@@ -897,6 +998,16 @@ def tensors_of_200(directory):
     write(directory, make_tensors(config), config)
 
 
+#: which are of directories without a vocabulary
+WITHOUT = (
+    "no vocabulary",
+    "spiece.model",
+    "vocab.txt",
+    "class of the tokenizer",
+    "add_prefix_space",
+)
+
+
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refusals(db, load, directory, case):
     apply, sqlstate, message = REFUSALS[case]
@@ -904,7 +1015,7 @@ def test_refusals(db, load, directory, case):
     apply(directory)
     before = count_rows(db, TABLES + VOCABULARY)
     with pytest.raises(Refused) as refusal:
-        load(directory)
+        load(directory, tokenizer=None if case in WITHOUT else ITS_OWN)
     assert (refusal.value.sqlstate, message in refusal.value.message) == (sqlstate, True), refusal
     assert refusal.value.detail
     assert count_rows(db, TABLES + VOCABULARY) == before

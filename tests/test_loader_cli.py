@@ -9,6 +9,7 @@ import time
 
 import psycopg
 import pytest
+from oracle.checkpoints import write_vocabulary as write_own
 from test_loader import (  # noqa: F401  fixtures among them
     CONFIG,
     TABLES,
@@ -62,12 +63,15 @@ def test_bundled_model(db, run):  # noqa: F811
            FROM gpt2_models()"""
     ).fetchall()
     assert model == [("demo", True, 2271232, 6, 128, 4, 256, 8192)]
-    tokens = db.execute("SELECT tokenizer, n_token, eos_token FROM gpt2.model").fetchone()
-    assert tokens == (1, 8191, 8191)
+    tokens = db.execute(
+        "SELECT tokenizer > 1, n_token, bos_token, eos_tokens FROM gpt2.model"
+    ).fetchone()
+    assert tokens == (True, 8192, 8191, [8191])
 
 
 def test_list_and_drop(db, run, directory):  # noqa: F811
     write(directory, make_tensors(CONFIG))
+    write_own(directory, CONFIG["vocab_size"])
     for name, dtype in (("b", "float32"), ("a", "float16")):
         process = run("load", directory, "--name", name, "--dtype", dtype)
         assert process.returncode == 0
@@ -86,6 +90,7 @@ def test_list_and_drop(db, run, directory):  # noqa: F811
 def test_name_and_default(db, run, directory):  # noqa: F811
     """The name is the directory's unless it is given; --default takes the mark over."""
     write(directory, make_tensors(CONFIG))
+    write_own(directory, CONFIG["vocab_size"])
     assert run("load", f"{directory}/").returncode == 0
     assert run("load", directory, "--name", "other", "--default").returncode == 0
     models = db.execute("SELECT name FROM gpt2_models() ORDER BY is_default DESC").fetchall()
@@ -135,6 +140,7 @@ def test_hub_id(db, run, directory):  # noqa: F811
         (repository / "refs" / revision).write_text(commit)
     tensors = make_tensors(CONFIG)
     write(snapshot, tensors)
+    write_own(snapshot, CONFIG["vocab_size"])
     process = run("load", "some-one/gpt2-tiny", "--revision", "v1", HF_HOME=str(directory))
     assert process.returncode == 0, process.stderr
     check_rows(db, tensors, "gpt2-tiny")
@@ -157,6 +163,7 @@ def wait_for_lock(connection, statement):
 def test_killed_import_leaves_nothing(db, database, directory, signal_number):  # noqa: F811
     """The import has written its row in gpt2.model, and is within COPY of the matrices."""
     write(directory, make_tensors(CONFIG))
+    write_own(directory, CONFIG["vocab_size"])
     write_vocabulary(directory)
     before = count_rows(db, TABLES + VOCABULARY)
     with psycopg.connect(database) as blocker:
@@ -189,11 +196,13 @@ def test_killed_import_leaves_nothing(db, database, directory, signal_number):  
 def test_replace_is_atomic(db, database, directory):  # noqa: F811
     """Until the import commits, readers have the whole old model; after it the whole new one."""
     write(directory, make_tensors(CONFIG))
+    write_own(directory, CONFIG["vocab_size"])
     command = [*PROGRAM, "load", str(directory), "--name", "m", "--dsn", database]
     subprocess.run(command, check=True)
     before = contents(db)
     tensors = make_tensors(CONFIG, seed=2)
     write(directory, tensors)
+    write_own(directory, CONFIG["vocab_size"])
     with psycopg.connect(database) as blocker:
         blocker.execute("LOCK TABLE gpt2.matrix_page IN SHARE MODE")
         process = subprocess.Popen([*command, "--replace"])
@@ -209,6 +218,7 @@ def test_progress_bar(db, database, directory):  # noqa: F811
     if not script:
         pytest.skip("needs script, to have a terminal")
     write(directory, make_tensors(CONFIG))
+    write_own(directory, CONFIG["vocab_size"])
     command = " ".join(f"'{part}'" for part in [*PROGRAM, "load", directory, "--dsn", database])
     command = f"stty rows 24 cols 100 && {command}"
     process = subprocess.run(

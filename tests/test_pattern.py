@@ -293,7 +293,7 @@ def allowed(pattern: str, so_far: bytes, tokens: dict[int, bytes]) -> list[int]:
 
 TOKENS = """
     SELECT t.token, t.bytes FROM gpt2.token AS t JOIN gpt2.model AS m USING (tokenizer)
-    WHERE m.name = 'demo' AND t.token < m.n_token AND t.token <> m.eos_token"""
+    WHERE m.name = 'demo' AND t.token < m.n_token AND t.token <> ALL (m.eos_tokens)"""
 PATTERN_TOKENS = """
     WITH prepared AS MATERIALIZED (
         SELECT m.m, gpt2._pattern(%s, m.m) AS p

@@ -6,6 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import load_model
+from oracle.checkpoints import write_vocabulary as write_own
 from test_loader import (  # noqa: F401  fixtures among them
     CONFIG,
     check_rows,
@@ -32,6 +33,7 @@ def need_plpython(db):  # noqa: F811
 def model(directory):  # noqa: F811
     """Path of a model that the server may read."""
     write(directory, make_tensors(CONFIG))
+    write_own(directory, CONFIG["vocab_size"])
     for path in directory.iterdir():
         path.chmod(0o644)
     return str(directory)
@@ -82,7 +84,7 @@ def test_public_may_not(db, role, model):  # noqa: F811
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for f"):
         db.execute(SQL, (model,))
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for f"):
-        db.execute("SELECT gpt2._load_model(%s, 'm', false, 'float32')", (model,))
+        db.execute("SELECT gpt2._load_model(%s, 'm', false, NULL, 'float32')", (model,))
 
 
 def test_only_who_may_read_files(db, role, model):  # noqa: F811
@@ -145,9 +147,11 @@ def test_temporary_files_go_away(db, database, directory):  # noqa: F811
     before = left()
     tensors = make_tensors(CONFIG)
     write(directory, tensors)
+    write_own(directory, CONFIG["vocab_size"])
     load_by_server(database, directory)
     tensors["h.1.mlp.c_proj.weight"][0, 0] = float("nan")
     write(directory, tensors)
+    write_own(directory, CONFIG["vocab_size"])
     with pytest.raises(Exception, match="NaN"):
         load_by_server(database, directory, replace=True)
     assert left() == before

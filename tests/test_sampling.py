@@ -45,8 +45,8 @@ FILTERS = [
 COMPANIONS = {"xtc_threshold": {"xtc_probability"}}
 
 #: a model with a vocabulary and no weights
-MODEL = """jsonb_populate_record(NULL::gpt2.model, '{"name": "toy", "n_token": 255,
-                                 "eos_token": 255, "n_vocab": 256}')"""
+MODEL = """jsonb_populate_record(NULL::gpt2.model, '{"name": "toy", "n_token": 256,
+                                 "eos_tokens": [255], "n_vocab": 256}')"""
 
 
 def sampling(options: dict) -> tuple[str, dict]:
@@ -873,12 +873,12 @@ def sampler(argument: str) -> str:
 
 
 def test_tokens_of_a_padded_vocabulary(conn):
-    """Between the tokenizer's last and <|endoftext|> there are none."""
-    padded = MODEL.replace('"n_token": 255', '"n_token": 200')
-    for token in (0, 199, 255):
+    """Ids beyond the tokenizer's are none."""
+    padded = MODEL.replace('"n_token": 256', '"n_token": 200').replace("[255]", "[199]")
+    for token in (0, 199):
         banned = sampler(f"banned_tokens => '{{{token}}}'")
         conn.execute(f"SELECT {banned} FROM {padded} AS m")
     with pytest.raises(psycopg.Error) as raised:
         allowed = sampler("allowed_tokens => '{200}'")
         conn.execute(f"SELECT {allowed} FROM {padded} AS m")
-    assert raised.value.diag.message_detail == "Its tokens are 0 to 199 and 255."
+    assert raised.value.diag.message_detail == "Its tokens are 0 to 199."

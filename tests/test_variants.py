@@ -887,10 +887,11 @@ def test_shapes_differ(tx, call, detail):
 
 def test_tokenizers_differ(tx):
     """The same shape, but token 7 means another thing."""
+    own = one(tx, "SELECT tokenizer FROM gpt2.model WHERE name = 'untied_float32'")
     tokenizer = one(tx, "SELECT gpt2._add_tokenizer('other', 300)")
     tx.execute(
         "UPDATE gpt2.model SET tokenizer = %s WHERE name = 'untied_float32_copy'", [tokenizer]
     )
     with pytest.raises(errors.InvalidParameterValue) as error:
         tx.execute("SELECT gpt2_average('x', 'untied_float32', 'untied_float32_copy')")
-    assert error.value.diag.message_detail == f"Of them, tokenizer is 1 and {tokenizer}."
+    assert error.value.diag.message_detail == f"Of them, tokenizer is {own} and {tokenizer}."

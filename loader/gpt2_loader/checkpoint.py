@@ -16,10 +16,11 @@ import numpy as np
 from gpt2_loader import files
 from gpt2_loader.errors import MALFORMED_FILE, NO_FILE, UNSUPPORTED, WRONG_DATA, LoadError
 from gpt2_loader.safetensors_header import ITEM_SIZE, read_header
-from gpt2_loader.vocabulary import END_OF_TEXT, OWN_N_TOKEN, read_vocabulary
+from gpt2_loader.vocabulary import OWN_N_TOKEN, read_vocabulary
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 
 ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel")
 
@@ -63,24 +64,28 @@ class Config(NamedTuple):
 class Checkpoint:
     """A model directory whose files were checked; no tensor was read yet.
 
-    config: a Config; vocabulary: a Vocabulary, or None for GPT-2's own; n_token, eos_token: as in
-    gpt2.model; tensors: {name without "transformer.": Tensor}; n_bytes: size of these tensors.
+    config: a Config; vocabulary: a Vocabulary, or None for GPT-2's own; tokens: a Tokens; tensors:
+    {name without "transformer.": Tensor}; n_bytes: size of these tensors.
+
+    tokenizer: which vocabulary is meant, where it is not the directory's: OWN for GPT-2's own, or
+    another directory.
 
     `read_tensor(tensor, start, stop)` gives rows start .. stop - 1 of a Tensor as an array of
     floats: the client reads through the safetensors package, the server by itself. `progress` is
     told the bytes of each read.
     """
 
-    def __init__(self, directory, read_tensor, progress=lambda n_bytes: None):
+    def __init__(self, directory, read_tensor, progress=lambda n_bytes: None, tokenizer=None):
         os.listdir(directory)  # a directory that may not be read would look like an empty one
         self._read_tensor = read_tensor
         self._progress = progress
         self.directory = directory
-        self.config, eos_token = read_config(directory)
+        path, config = _config_file(directory)
+        self.config = read_config(path, config)
         self.tensors = _find_tensors(directory, self.config)
         self.n_bytes = sum(tensor.end - tensor.start for tensor in self.tensors.values())
-        self.vocabulary = read_vocabulary(directory)
-        self.n_token, self.eos_token = _tokens(self.config.n_vocab, self.vocabulary, eos_token)
+        self.vocabulary = read_vocabulary(tokenizer, directory, config, self.config.n_vocab)
+        self.tokens = read_tokens(directory, config, self.config.n_vocab, self.vocabulary)
 
     def sha256(self):
         """Hash of the weight files, in the order of their names."""
@@ -114,8 +119,8 @@ class Checkpoint:
         return self.read(name) if name in self.tensors else np.zeros(n, dtype=np.float32)
 
 
-def read_config(directory):
-    """The Config of a model directory, and its eos_token_id or None."""
+def _config_file(directory):
+    """The path of a model directory's config.json, and what it holds."""
     path = os.path.join(directory, "config.json")
     if not os.path.isfile(path):
         lora = files.has(directory, "adapter_config.json")
@@ -126,7 +131,11 @@ def read_config(directory):
             else "A model is a directory with config.json and model.safetensors.",
             "Merge the adapter into its model and save that." if lora else None,
         )  # fmt: skip
-    config = files.read_json(path)
+    return path, files.read_json(path)
+
+
+def read_config(path, config):
+    """The Config that a config.json means."""
 
     def unsupported(what, supported=None):
         return LoadError(
@@ -192,10 +201,6 @@ def read_config(directory):
             f"n_embd {n_embd} is not a multiple of n_head {n_head}",
             f'File "{path}" has them.',
         )
-    # a list of several is possible; generation stops at the first
-    eos_token = config.get("eos_token_id")
-    if isinstance(eos_token, list):
-        eos_token = eos_token[0] if eos_token else None
     return Config(
         n_vocab=number("vocab_size", OWN_N_TOKEN),
         n_ctx=number("n_positions", 1024, "max_position_embeddings", "n_ctx", most=16000),
@@ -207,34 +212,65 @@ def read_config(directory):
         layer_norm_epsilon=float(epsilon),
         scale_attn_weights=flag("scale_attn_weights", True),
         tie_word_embeddings=flag("tie_word_embeddings", True),
-    ), eos_token
+    )
 
 
-def _tokens(n_vocab, vocabulary, eos_token):
-    """n_token and eos_token of a model with this many rows of wte and this vocabulary.
+class Tokens(NamedTuple):
+    """Which ids are tokens, and what they do; the fields are columns of gpt2.model."""
 
-    eos_token is config.json's, or None. A model with fewer ids than the vocabulary has tokens
-    uses the first n_vocab - 1 of them, and its last id is <|endoftext|>.
+    n_token: int
+    bos_token: int | None
+    eos_tokens: list
+
+
+def read_tokens(directory, config, n_vocab, vocabulary):
+    """The Tokens of a model with this many rows of wte. vocabulary: a Vocabulary, or None for
+    GPT-2's own.
+
+    As transformers does: generation_config.json, where there is one, is asked in the place of
+    config.json, whose default is GPT-2's <|endoftext|>; an id that no row has is never met.
     """
-    n_token = len(vocabulary.tokens) if vocabulary else OWN_N_TOKEN
-    valid = type(eos_token) is int and 0 <= eos_token < n_vocab
+    asked = [(os.path.join(directory, "config.json"), config)]
+    if files.has(directory, GENERATION):
+        path = os.path.join(directory, GENERATION)
+        asked = [(path, files.read_json(path))]
+
+    def ids(key):
+        path, values = asked[0]
+        default = OWN_N_TOKEN - 1 if values is config and n_token == OWN_N_TOKEN else None
+        value = values.get(key, default)
+        value = [] if value is None else value if isinstance(value, list) else [value]
+        wrong = next((i for i in value if type(i) is not int), None)
+        if wrong is not None:
+            raise LoadError(
+                WRONG_DATA, f"{key} is not a token id: {wrong!r}", f'File "{path}" has it.'
+            )
+        return [i for i in dict.fromkeys(value) if 0 <= i < n_vocab]
+
+    n_token = vocabulary.n_token if vocabulary else OWN_N_TOKEN
     if n_vocab < n_token:
-        if vocabulary and eos_token != n_vocab - 1:
+        # what is beyond the rows cannot be read; an added token need not be
+        special = vocabulary.special if vocabulary else {}
+        lost = [i for i in range(n_vocab, n_token) if i not in special]
+        if lost:
             raise LoadError(
                 WRONG_DATA,
                 f"the vocabulary has {n_token} tokens, the model {n_vocab}",
-                "A model may use the first tokens of a vocabulary only where its last id is "
-                "eos_token_id.",
+                "Of some tokens there are no embeddings.",
                 "Add the vocabulary that the model was trained with.",
             )
-        return n_vocab - 1, n_vocab - 1
-    if valid:
-        return n_token, eos_token
-    if not vocabulary:
-        return n_token, OWN_N_TOKEN - 1
-    if END_OF_TEXT in vocabulary.tokens:
-        return n_token, vocabulary.tokens.index(END_OF_TEXT)
-    return n_token, n_vocab - 1
+        n_token = n_vocab
+    for key in ("bos_token_id", "eos_token_id"):
+        beyond = [i for i in ids(key) if i >= n_token]
+        if beyond:
+            raise LoadError(
+                WRONG_DATA,
+                f"{key} {beyond[0]} is no token of the vocabulary",
+                f"It has the tokens 0 to {n_token - 1}.",
+                'Add it to added_tokens.json: {"<|endoftext|>": id}.',
+            )
+    bos = ids("bos_token_id")
+    return Tokens(n_token, bos[0] if bos else None, ids("eos_token_id"))
 
 
 def expected_tensors(config):

@@ -70,6 +70,12 @@ def load(
     default: Annotated[
         bool, typer.Option("--default", help="Make it the model that is used by default.")
     ] = False,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Vocabulary, where it is not SOURCE's: gpt2 for GPT-2's own, or a directory."
+        ),
+    ] = None,
     dtype: Annotated[
         Dtype, typer.Option(help="Type of the weights: float16 is faster, and half as large.")
     ] = Dtype.float32,
@@ -83,7 +89,7 @@ def load(
         name = found.name if name is None else name
         # disable=None: no bar where standard error is not a terminal
         with tqdm(unit="B", unit_scale=True, desc=name, disable=None) as bar:
-            checkpoint = Checkpoint(found.directory, client.read_tensor, bar.update)
+            checkpoint = Checkpoint(found.directory, client.read_tensor, bar.update, tokenizer)
             bar.reset(checkpoint.n_bytes)
             importer.load(
                 client.Target(connection), checkpoint, name, found.origin, found.revision,

@@ -19,6 +19,7 @@ from gpt2_loader.errors import (
     NOT_READY,
     LoadError,
 )
+from gpt2_loader.vocabulary import OTHERS
 
 HUB_FILES = [
     "config.json",
@@ -29,6 +30,9 @@ HUB_FILES = [
     "vocab.json",
     "merges.txt",
     "added_tokens.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    *OTHERS,
 ]
 
 

@@ -88,9 +88,15 @@ def _set(field, value):
         field[...] = value
 
 
-def token_rows(tokenizer, tokens):
-    """Rows of gpt2.token (tokenizer, token, bytes, mergeable = false) of a list of byte strings."""
+def token_rows(tokenizer, tokens, special):
+    """Rows of gpt2.token (tokenizer, token, bytes, mergeable = false, special) of a list of byte
+    strings; special: {token: bool}, the others have NULL."""
+    null = struct.pack(">i", -1)
+    flags = {number: struct.pack(">i?", 1, value) for number, value in special.items()}
     return b"".join(
-        struct.pack(">hiiiii", 4, 4, tokenizer, 4, token, len(text)) + text + b"\0\0\0\1\0"
+        struct.pack(">hiiiii", 5, 4, tokenizer, 4, token, len(text))
+        + text
+        + struct.pack(">i?", 1, False)
+        + flags.get(token, null)
         for token, text in enumerate(tokens)
     )

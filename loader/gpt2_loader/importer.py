@@ -13,6 +13,7 @@ import numpy as np
 
 from gpt2_loader import copy_binary
 from gpt2_loader.errors import BAD_ARGUMENT, WRONG_DATA, LoadError
+from gpt2_loader.vocabulary import OwnPart
 
 CHUNK = 1 << 23  # bytes of a tensor that are read at a time: bounds the memory
 
@@ -43,8 +44,7 @@ def load(
         )
     properties = {
         **checkpoint.config._asdict(),
-        "n_token": checkpoint.n_token,
-        "eos_token": checkpoint.eos_token,
+        **checkpoint.tokens._asdict(),
         "n_parameters": checkpoint.n_parameters(),
         "dtype": dtype,
         "source": source,
@@ -74,6 +74,12 @@ def _tokenizer(target, vocabulary):
     """The number of a vocabulary in gpt2.tokenizer; it is added where it is not there yet."""
     if vocabulary is None:
         return 1  # GPT-2's own; files that hold the same are found by their hash
+    if isinstance(vocabulary, OwnPart):
+        tokens = target.execute("SELECT bytes FROM gpt2.token WHERE tokenizer = 1 ORDER BY token")
+        merges = target.execute(
+            'SELECT "left", "right", token FROM gpt2.merge WHERE tokenizer = 1 ORDER BY rank'
+        )
+        vocabulary = vocabulary.vocabulary([bytes(text) for (text,) in tokens], merges)
     sha256 = vocabulary.sha256()
     found = target.execute("SELECT tokenizer FROM gpt2.tokenizer WHERE sha256 = $1", sha256)
     if found:
@@ -83,8 +89,8 @@ def _tokenizer(target, vocabulary):
     )
     target.copy(
         "token",
-        "tokenizer, token, bytes, mergeable",
-        [copy_binary.token_rows(tokenizer, vocabulary.tokens)],
+        "tokenizer, token, bytes, mergeable, special",
+        [copy_binary.token_rows(tokenizer, vocabulary.tokens, vocabulary.special)],
     )
     if vocabulary.merges:
         left, right, token = np.array(vocabulary.merges, dtype=np.int32).T

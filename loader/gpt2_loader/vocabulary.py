@@ -1,41 +1,93 @@
-"""A model's vocabulary: the bytes of every token, and the merges that make tokens of bytes.
+"""A model's vocabulary: the bytes of every token, the merges that make tokens of bytes, and the
+tokens that were added to them.
 
-It comes as tokenizer.json, or as vocab.json and merges.txt; where a directory has neither, the
-model uses GPT-2's own. Files write a byte as a printable character (bytes_to_unicode() in
-openai/gpt-2, src/encoder.py).
-
-Only GPT-2's way of tokenizing is supported: byte-level byte-pair encoding with its pattern for
-words. Special tokens such as <|endoftext|> get their ids, but are ordinary text in a prompt.
+It comes as tokenizer.json, or as vocab.json and merges.txt; added tokens stand in four files more.
+What they mean is decided as transformers' GPT2Tokenizer decides it, and what the extension does not
+do as `tokenizers` does is refused here, by name: all but byte-level byte-pair encoding with GPT-2's
+pattern for words. Files write a byte as a printable character (bytes_to_unicode() in openai/gpt-2,
+src/encoder.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from gpt2_loader.errors import NO_FILE, UNSUPPORTED, WRONG_DATA, LoadError
 from gpt2_loader.files import has, read_json, read_text
 
-OWN_N_TOKEN = 50257  # GPT-2's own vocabulary, tokenizer 1 of the extension
-END_OF_TEXT = b"<|endoftext|>"
+OWN = "gpt2"  # the name of GPT-2's own vocabulary, tokenizer 1 of the extension
+OWN_N_TOKEN = 50257
+END_OF_TEXT = "<|endoftext|>"
+
+# tokenizer classes that read byte-level byte-pair encoding as GPT-2 does
+CLASSES = (
+    "GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "PreTrainedTokenizer",
+    "TokenizersBackend",
+)  # fmt: skip
+# files of other tokenizers
+OTHERS = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.bpe")
+_OR_OWN = "Where it is GPT-2's own, say so: --tokenizer gpt2, or tokenizer => 'gpt2'."
+# attributes of a tokenizer that name a special token; other ones end in _token
+LISTS_OF_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
 
 
 class Vocabulary(NamedTuple):
-    """tokens: the bytes of id 0, 1, ...; merges: (left, right, token) ids, the first goes first."""
+    """tokens: the bytes of id 0, 1, ...; merges: (left, right, token) ids, the first goes first;
+    special: {id of an added token: whether it is special}. A special token is text in a prompt,
+    unless it is asked for; another added one is found before a text is split into words."""
 
     tokens: list
     merges: list
+    special: dict
+
+    @property
+    def n_token(self):
+        return len(self.tokens)
 
     def sha256(self):
         """Hash of what it holds, in hexadecimal: equal vocabularies in other files are equal.
 
-        A line a token (its bytes in hexadecimal), an empty line, a line a merge (its three ids).
+        A line a token (its bytes in hexadecimal; after them 'added' or 'special' for an added
+        token), an empty line, a line a merge (its three ids).
         """
-        lines = [token.hex() for token in self.tokens]
+        kinds = {None: "", False: " added", True: " special"}
+        lines = [f"{t.hex()}{kinds[self.special.get(i)]}" for i, t in enumerate(self.tokens)]
         lines += [""]
         lines += ["%d %d %d" % merge for merge in self.merges]
         return hashlib.sha256(("\n".join(lines) + "\n").encode()).hexdigest()
+
+
+class OwnPart(NamedTuple):
+    """The first n_token tokens of GPT-2's own vocabulary; with an end, the last is <|endoftext|>
+    in the place of what it is there. The database has them: vocabulary() gives a Vocabulary."""
+
+    n_token: int
+    has_end: bool
+
+    @property
+    def special(self):
+        return {self.n_token - 1: True} if self.has_end else {}
+
+    def vocabulary(self, tokens, merges):
+        """tokens: the bytes of at least the first n_token; merges: all, as in Vocabulary."""
+        n = self.n_token - self.has_end
+        end = [END_OF_TEXT.encode()] if self.has_end else []
+        return Vocabulary(
+            tokens[:n] + end, [merge for merge in merges if max(merge) < n], self.special
+        )
+
+
+class _Added(NamedTuple):
+    """A token that is added to a vocabulary; id is None where it is that of the vocabulary, or
+    the next one. normalized: looked for after the ones that are not."""
+
+    content: str
+    id: int | None
+    special: bool
+    normalized: bool
 
 
 def byte_encoder():
@@ -48,49 +100,80 @@ def byte_encoder():
     }
 
 
-def read_vocabulary(directory):
-    """The vocabulary of a model directory, or None where it has none and GPT-2's own is meant."""
-    options = "tokenizer_config.json"
-    if has(directory, options):
-        path = os.path.join(directory, options)
-        config = read_json(path)
-        for option in ("add_prefix_space", "add_bos_token"):
-            if config.get(option):
-                raise _unsupported(path, f"{option} is set")
+def read_vocabulary(tokenizer, directory, config, n_vocab):
+    """The vocabulary of a model: a Vocabulary, or None for GPT-2's own, or an OwnPart of it.
+
+    tokenizer: OWN, a directory, or None for the model's directory; config: the model's config.json,
+    as read; n_vocab: rows of its token embeddings.
+    """
+    if tokenizer == OWN:
+        end = n_vocab - 1
+        own = n_vocab >= OWN_N_TOKEN
+        return None if own else OwnPart(n_vocab, config.get("eos_token_id") in (end, [end]))
+    if tokenizer is not None:
+        os.listdir(tokenizer)  # of a directory that is not there, an error by name
+        directory, config = tokenizer, {}
+    path = os.path.join(directory, "tokenizer_config.json")
+    options = read_json(path) if has(directory, "tokenizer_config.json") else {}
+    for option in ("add_prefix_space", "add_bos_token", "add_eos_token"):
+        if options.get(option):
+            raise _unsupported(path, f"{option} is set")
+    for file, values in ((path, options), (os.path.join(directory, "config.json"), config)):
+        name = values.get("tokenizer_class")
+        if name is not None and name not in CLASSES:
+            raise _unsupported(file, f"its tokenizer_class is {name}")
     path = os.path.join(directory, "tokenizer.json")
-    if os.path.isfile(path):
-        try:
-            return _read_tokenizer_json(path)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise _wrong(path, f"A part of it is missing or of the wrong type: {error}.") from None
+    if has(directory, "tokenizer.json"):
+        file = read_json(path)
+        with consistent(path):
+            ids, merges, added = _read_tokenizer_json(path, file)
+        return _with_added(path, directory, options, ids, merges, added)
 
     names = ("vocab.json", "merges.txt")
     missing = [name for name in names if not has(directory, name)]
-    if len(missing) == 2:
-        return None
-    if missing:
+    if len(missing) == 1:
         raise LoadError(
             NO_FILE,
             f'directory "{directory}" has no {missing[0]}',
             "A vocabulary is vocab.json and merges.txt, or tokenizer.json.",
-            "Add the file, or remove the other where the model uses GPT-2's own vocabulary.",
+            f"Add the file. {_OR_OWN}",
         )
+    if missing:
+        return _none(directory, n_vocab)
     path = os.path.join(directory, "vocab.json")
-    ids = read_json(path)
-    if has(directory, "added_tokens.json"):
-        ids.update(read_json(os.path.join(directory, "added_tokens.json")))
     lines = read_text(os.path.join(directory, "merges.txt")).split("\n")
     merges = [
         line.rstrip("\r").split(" ")
         for line in lines
         if line.strip() and not line.startswith("#version")
     ]
-    return _vocabulary(path, ids, merges)
+    return _with_added(path, directory, options, read_json(path), merges, [])
 
 
-def _read_tokenizer_json(path):
-    """The vocabulary of a file of the tokenizers library; what is not GPT-2's way is refused."""
-    file = read_json(path)
+def _none(directory, n_vocab):
+    """None, for GPT-2's own vocabulary, or an error where a directory without one means another."""
+    others = [name for name in (*OTHERS, "added_tokens.json") if has(directory, name)]
+    if others:
+        raise LoadError(
+            UNSUPPORTED,
+            f'the tokenizer of "{directory}" is not supported: it is {others[0]}',
+            "Supported is byte-level byte-pair encoding as GPT-2 does it: tokenizer.json, or "
+            "vocab.json and merges.txt.",
+            _OR_OWN,
+        )
+    if n_vocab < OWN_N_TOKEN:
+        raise LoadError(
+            NO_FILE,
+            f'directory "{directory}" has no vocabulary',
+            f"GPT-2's own has {OWN_N_TOKEN} tokens, the model {n_vocab}.",
+            f"Add tokenizer.json, or vocab.json and merges.txt. {_OR_OWN}",
+        )
+    return None
+
+
+def _read_tokenizer_json(path, file):
+    """ids, merges and added tokens of a file of the tokenizers library; what is not GPT-2's way is
+    refused."""
     model = _part(path, file, "model")
     if model.get("type", "BPE") != "BPE":
         raise _unsupported(path, f"its model is {model['type']}, not BPE")
@@ -115,16 +198,72 @@ def _read_tokenizer_json(path):
     adds = [part for part in after.get("single", []) if "SpecialToken" in part]
     if after.get("type", "ByteLevel") not in ("ByteLevel", "TemplateProcessing") or adds:
         raise _unsupported(path, "its post_processor adds tokens")
-
-    ids = dict(_part(path, model, "vocab"))
-    for added in file.get("added_tokens") or []:
-        if not added.get("special"):
-            raise _unsupported(path, f"the added token {added.get('content')!r} is not special")
-        ids[added["content"]] = added["id"]
     merges = [
         merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])
     ]
-    return _vocabulary(path, ids, merges)
+    added = [_added_token(path, token, token["id"]) for token in file.get("added_tokens") or []]
+    return dict(_part(path, model, "vocab")), merges, added
+
+
+def _added_token(path, value, number=None, special=False):
+    """The _Added of its description: a text, or an object with its options."""
+    if isinstance(value, str):
+        value = {"content": value}
+    content = value["content"]
+    if not isinstance(content, str) or not content:
+        raise _wrong(path, f"An added token is {content!r}.")
+    for option in ("lstrip", "rstrip", "single_word"):
+        if value.get(option):
+            raise _unsupported(path, f"{option} is set for the added token {content!r}")
+    special = bool(value.get("special", special))
+    return _Added(content, number, special, bool(value.get("normalized", not special)))
+
+
+def _with_added(path, directory, options, ids, merges, added):
+    """The Vocabulary with all added tokens of a directory; added: those of tokenizer.json.
+
+    As transformers does: added_tokens_decoder of tokenizer_config.json is the whole list; without
+    it special_tokens_map.json says which are special and added_tokens.json adds some. A special
+    token that nothing lists is an added one too.
+    """
+    listed = options.get("added_tokens_decoder")
+    named = dict(options)
+    source = os.path.join(directory, "tokenizer_config.json")
+    with consistent(source):
+        if listed is not None:
+            added = added + [
+                _added_token(source, token, int(number)) for number, token in listed.items()
+            ]
+    if listed is None:
+        source = os.path.join(directory, "special_tokens_map.json")
+        if has(directory, "special_tokens_map.json"):
+            named.update(read_json(source))
+    with consistent(source):
+        special = _special_tokens(source, named)
+    source = os.path.join(directory, "added_tokens.json")
+    if listed is None and has(directory, "added_tokens.json"):
+        names = {token.content for token in special}
+        with consistent(source):
+            added = added + [
+                _added_token(source, {"content": content, "special": content in names}, number)
+                for content, number in read_json(source).items()
+            ]
+    return _vocabulary(path, ids, merges, added, special)
+
+
+def _special_tokens(path, named):
+    """The _Added of each special token that a tokenizer's options name, in order."""
+    if named.get("tokenizer_class") not in ("PreTrainedTokenizerFast", "TokenizersBackend"):
+        for key in ("bos_token", "eos_token", "unk_token"):
+            named.setdefault(key, END_OF_TEXT)
+    values = [
+        value for key, value in named.items()
+        if key.endswith("_token") and isinstance(value, (str, dict)) and value
+    ]  # fmt: skip
+    for key in LISTS_OF_SPECIAL:
+        more = named.get(key) or []
+        values += more.values() if isinstance(more, dict) else more
+    return [_added_token(path, value, special=True)._replace(special=True) for value in values]
 
 
 def _part(path, file, key):
@@ -135,11 +274,26 @@ def _part(path, file, key):
     return value or {}
 
 
-def _vocabulary(path, ids, merges):
-    """The Vocabulary of {token as written: id} and [left, right] as written."""
+def _vocabulary(path, ids, merges, added, special):
+    """The Vocabulary of {token as written: id}, [left, right] as written, and _Added tokens."""
     wrong = next((t for t, i in ids.items() if type(i) is not int or i < 0), None)
     if wrong is not None:
         raise _wrong(path, f"The id of {wrong!r} is not a number from 0 on.")
+    ids = dict(ids)
+    known = {}
+    byte_of = byte_encoder()
+    for token in (*added, *special):
+        number = token.id
+        if number is None:
+            number = ids.get(token.content, max(ids.values(), default=-1) + 1)
+        if type(number) is not int or ids.setdefault(token.content, number) != number:
+            raise _wrong(path, f"{token.content!r} has the ids {ids[token.content]} and {number}.")
+        if token.content not in known or token.special:
+            known[token.content] = token
+        if len(token.content) == 1 and token.content in byte_of and not token.content.isascii():
+            raise _unsupported(path, f"the added token {token.content!r} is a byte's name")
+    _check_overlaps(path, known.values())
+
     written = {i: token for token, i in ids.items()}
     if len(written) < len(ids):
         twice = next(t for t, i in ids.items() if written[i] != t)
@@ -149,16 +303,16 @@ def _vocabulary(path, ids, merges):
         hole = next(i for i in range(n_token) if i not in written)
         raise _wrong(path, f"No token has the id {hole}.")
 
-    byte_of = byte_encoder()
     for character, byte in byte_of.items():
         if character not in ids:
             raise _unsupported(path, f"no token stands for the byte 0x{byte:02x}")
 
     def text(token):
-        # A special token may have other characters; then it is its UTF-8, as in `tokenizers`.
-        if all(character in byte_of for character in token):
+        # An added token is a text as it is. So is one with other characters, as in `tokenizers`.
+        if token not in known and all(character in byte_of for character in token):
             return bytes(byte_of[character] for character in token)
-        return token.encode("utf-8", "surrogatepass")
+        with consistent(path):
+            return token.encode()
 
     pairs = {}
     for merge in merges:
@@ -171,7 +325,36 @@ def _vocabulary(path, ids, merges):
     return Vocabulary(
         [text(written[i]) for i in range(n_token)],
         [(left, right, token) for (left, right), token in pairs.items()],
+        {ids[token.content]: token.special for token in known.values()},
     )
+
+
+def _check_overlaps(path, tokens):
+    """Refuses tokens of which one could hide another: `tokenizers` looks for those that are
+    normalized after the others, the extension for all at once."""
+    first = [token.content for token in tokens if not token.normalized]
+    then = [token.content for token in tokens if token.normalized]
+    for a in first:
+        for b in then:
+            if (
+                a in b
+                or b in a
+                or any(
+                    a.endswith(b[:n]) or b.endswith(a[:n]) for n in range(1, min(len(a), len(b)))
+                )
+            ):
+                raise _unsupported(
+                    path, f"the added tokens {a!r} and {b!r} overlap, and one is normalized"
+                )
+
+
+@contextmanager
+def consistent(path):
+    """Turns what a part of the wrong type leads to into an error of the file."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _wrong(path, f"A part of it is missing or of the wrong type: {error}.") from None
 
 
 def _wrong(path, detail):

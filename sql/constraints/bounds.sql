@@ -48,7 +48,7 @@ BEGIN ATOMIC
         FROM (
             SELECT (SELECT min(t.token) FROM gpt2.token AS t
                     WHERE t.tokenizer = (m).tokenizer AND t.bytes = p.piece AND t.mergeable
-                      AND t.token < (m).n_token) AS token
+                      AND t.token < (m).n_token AND t.token <> ALL ((m).eos_tokens)) AS token
             FROM (
                 SELECT DISTINCT substring(c.choice FROM length(_choice_tokens.bytes) + 1 FOR n)
                 FROM unnest((bounds).choices) AS c (choice)

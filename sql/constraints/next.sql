@@ -13,7 +13,7 @@ BEGIN ATOMIC
     SELECT n.token, c.logprob, b.bytes,
            CASE WHEN n.token IS NULL
                 THEN CASE WHEN (p.state).complete THEN 'stop' ELSE 'constraint' END
-                WHEN n.token = (m).eos_token THEN 'eos'
+                WHEN n.token = ANY ((m).eos_tokens) THEN 'eos'
                 WHEN length(e.bytes) < length(b.bytes)
                 THEN CASE WHEN coalesce((e.state).complete, true) THEN 'stop'
                           ELSE 'constraint' END
@@ -39,7 +39,7 @@ BEGIN ATOMIC
         SELECT CASE WHEN p.possible IS NULL OR c.token = ANY (p.possible) THEN c.token END AS token
     ) AS n
     CROSS JOIN LATERAL (
-        SELECT CASE WHEN n.token = (m).eos_token OR n.token IS NULL THEN _next_token.bytes
+        SELECT CASE WHEN n.token = ANY ((m).eos_tokens) OR n.token IS NULL THEN _next_token.bytes
                     ELSE _next_token.bytes || (SELECT t.bytes FROM gpt2.token AS t
                                          WHERE t.tokenizer = (m).tokenizer AND t.token = n.token)
                     END AS bytes

@@ -46,7 +46,7 @@ BEGIN ATOMIC
             OFFSET 0
         ) AS t
         CROSS JOIN LATERAL gpt2._cut(t.bytes) AS u
-        WHERE t.token < (m).n_token AND t.token <> (m).eos_token
+        WHERE t.token < (m).n_token AND t.token <> ALL ((m).eos_tokens)
           AND u.text ~ (p.alphabet COLLATE "default")
     ), letter AS (
         -- the vocabulary's characters and what stands for them
@@ -125,7 +125,7 @@ BEGIN ATOMIC
         CROSS JOIN LATERAL gpt2._cut(f.tail || t.bytes) AS u
         WHERE f.tail <> '' AND t.tokenizer = (m).tokenizer AND t.mergeable
           AND t.bytes >= '\x80' AND t.bytes < '\xC0'
-          AND t.token < (m).n_token AND t.token <> (m).eos_token
+          AND t.token < (m).n_token AND t.token <> ALL ((m).eos_tokens)
           AND CASE WHEN u.tail = '' THEN f.text || u.text ~ f.prefix
                    ELSE EXISTS (
                        SELECT

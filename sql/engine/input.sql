@@ -5,13 +5,16 @@ CREATE FUNCTION gpt2._prompt_tokens(prompt text, m gpt2.model)
 RETURNS int[]
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    -- an empty prompt is <|endoftext|>, after which a document begins
     SELECT CASE
         WHEN gpt2._assert(t.n <= (m).n_ctx, 'program_limit_exceeded',
             format('the prompt is too long for model "%s"', (m).name),
             format('It has %s tokens, the context is %s.', t.n, (m).n_ctx),
             'Shorten the prompt; SELECT count(*) FROM gpt2_tokens(prompt); counts its tokens.')
-        THEN CASE WHEN t.n = 0 THEN ARRAY[(m).eos_token] ELSE t.tokens END
+         AND gpt2._assert(t.n > 0 OR (m).bos_token IS NOT NULL, 'invalid_parameter_value',
+            'the prompt is empty',
+            format('Model "%s" has no token that begins a text.', (m).name))
+        -- an empty prompt is <|endoftext|>, after which a document begins
+        THEN CASE WHEN t.n = 0 THEN ARRAY[(m).bos_token] ELSE t.tokens END
     END
     FROM (
         SELECT i.tokens, cardinality(i.tokens) AS n
@@ -50,7 +53,7 @@ RETURNS TABLE ("position" int, token int, piece text)
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT i.n::int - 1, i.token,
-           gpt2._utf8(CASE WHEN i.token = (m).eos_token THEN '<|endoftext|>' ELSE t.bytes END)
+           gpt2._utf8(t.bytes)
     FROM unnest(tokens) WITH ORDINALITY AS i (token, n)
     LEFT JOIN gpt2.token AS t ON t.tokenizer = (m).tokenizer AND t.token = i.token;
 END;

@@ -88,7 +88,7 @@ ELSE (
         FROM (
             SELECT b.n AS beam, b.candidate AS parent, l.token, l.logprob,
                    b.cumulative + l.logprob AS cumulative,
-                   l.token = (m).eos_token OR cardinality(b.tokens) + 1 >= n_stop AS ends
+                   l.token = ANY ((m).eos_tokens) OR cardinality(b.tokens) + 1 >= n_stop AS ends
             FROM beam AS b
             CROSS JOIN LATERAL gpt2._continuations(
                 b.y, m, sampler, b.tokens, cardinality((start).tokens), 2 * width) AS l
@@ -272,8 +272,7 @@ LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 256
 --@include ../model/settings.sql
 BEGIN ATOMIC
     SELECT s.step, c.beam, c.parent, c.token,
-           gpt2._utf8(CASE WHEN c.token = (s.m).eos_token THEN '<|endoftext|>' ELSE t.bytes END),
-           c.logprob, c.cumulative, c.kept, c.finished
+           gpt2._utf8(t.bytes), c.logprob, c.cumulative, c.kept, c.finished
     FROM gpt2._search_prompt(
         prompt, max_tokens, beams, length_penalty,
         ROW(
@@ -301,8 +300,9 @@ LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
 BEGIN ATOMIC
     SELECT CASE WHEN echo THEN prompt ELSE '' END
         || gpt2._detokenize(
-               array_remove((s.hypotheses[1]).tokens, (s.m).eos_token),
-               (s.m).tokenizer, (s.m).n_token, (s.m).eos_token)
+               CASE WHEN h.tokens[cardinality(h.tokens)] = ANY ((s.m).eos_tokens)
+                    THEN trim_array(h.tokens, 1) ELSE h.tokens END,
+               (s.m).tokenizer, (s.m).n_token)
     FROM gpt2._search_prompt(
         prompt, max_tokens, beams, length_penalty,
         ROW(
@@ -312,6 +312,7 @@ BEGIN ATOMIC
 --@nulls ../arguments/ends.sql
             0, NULL)::gpt2._options,
         prefix, gpt2_beam_search.steer, gpt2_beam_search.patch, gpt2_beam_search.model) AS s
+    CROSS JOIN LATERAL (SELECT (s.hypotheses[1]).tokens) AS h
     ORDER BY s.step DESC
     LIMIT 1;
 END;

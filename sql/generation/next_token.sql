@@ -30,9 +30,7 @@ BEGIN ATOMIC
                           steer => i.steer)).y[i.n_prompt] AS y
         FROM input AS i
     )
-    SELECT d.rank, d.token, gpt2._utf8(CASE WHEN d.token = (c.m).eos_token
-                                            THEN '<|endoftext|>' ELSE t.bytes END),
-           d.logit, d.probability
+    SELECT d.rank, d.token, gpt2._utf8(t.bytes), d.logit, d.probability
     FROM read AS c
     CROSS JOIN LATERAL gpt2._distribution(c.y, c.m, c.sampler, c.tokens, c.n_prompt) AS d
     LEFT JOIN gpt2.token AS t ON t.tokenizer = (c.m).tokenizer AND t.token = d.token

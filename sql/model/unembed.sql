@@ -7,13 +7,8 @@ CREATE FUNCTION gpt2._unembed(y vector, m gpt2.model)
 RETURNS TABLE (logits float8[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    -- Ids that only pad the vocabulary are left out: those from n_token on but for eos_token.
-    SELECT CASE WHEN (m).n_token = (m).n_vocab THEN l.logits
-                WHEN (m).eos_token < (m).n_token THEN l.logits[:(m).n_token]
-                ELSE l.logits[:(m).n_token]
-                     || array_fill('-Infinity'::float8, ARRAY[(m).eos_token - (m).n_token])
-                     || l.logits[(m).eos_token + 1]
-           END
+    -- Ids that only pad the vocabulary, from n_token on, are left out.
+    SELECT CASE WHEN (m).n_token = (m).n_vocab THEN l.logits ELSE l.logits[:(m).n_token] END
     FROM (
         -- products are negated; that y is, once, negates them again
         SELECT p.products AS logits

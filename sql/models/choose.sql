@@ -69,14 +69,14 @@ COMMENT ON FUNCTION gpt2._names_model IS
 
 
 CREATE FUNCTION gpt2._chosen_vocabulary(model text)
-RETURNS TABLE (tokenizer int, n_token int, eos_token int)
+RETURNS TABLE (tokenizer int, n_token int)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 -- A function that sets anything is not inlined: as a subquery it would keep the query around it
 -- from parallel workers.
 SET jit = off
 BEGIN ATOMIC
     -- without a model, GPT-2's own
-    SELECT coalesce(m.tokenizer, 1), coalesce(m.n_token, 50257), coalesce(m.eos_token, 50256)
+    SELECT coalesce(m.tokenizer, 1), coalesce(m.n_token, 50257)
     FROM (SELECT CASE WHEN gpt2._names_model(_chosen_vocabulary.model)
                       THEN gpt2._chosen_number(_chosen_vocabulary.model) END AS model) AS c
     LEFT JOIN gpt2.model AS m ON m.model = c.model;

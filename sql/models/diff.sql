@@ -13,7 +13,7 @@ BEGIN ATOMIC
         SELECT string_agg(format('%s is %s and %s', p.name, to_jsonb(a) ->> p.name,
                                  to_jsonb(b) ->> p.name), ', ' ORDER BY p.n)
         FROM unnest(ARRAY[
-            'tokenizer', 'n_token', 'eos_token', 'n_vocab', 'n_ctx', 'n_embd', 'n_head', 'n_layer',
+            'tokenizer', 'n_token', 'eos_tokens', 'n_vocab', 'n_ctx', 'n_embd', 'n_head', 'n_layer',
             'n_inner', 'activation_function', 'layer_norm_epsilon', 'scale_attn_weights',
             'tie_word_embeddings', 'dtype', 'page_size'
         ]) WITH ORDINALITY AS p (name, n)

@@ -57,10 +57,17 @@ CREATE FUNCTION gpt2._drop_unused_tokenizers()
 RETURNS void
 LANGUAGE sql VOLATILE
 BEGIN ATOMIC
-    -- Tokenizer 1 is GPT-2's own and belongs to the extension.
-    DELETE FROM gpt2.tokenizer AS t
-    WHERE t.tokenizer > 1
-      AND NOT EXISTS (SELECT FROM gpt2.model AS m WHERE m.tokenizer = t.tokenizer);
+    -- Tokenizer 1 is GPT-2's own and belongs to the extension. No foreign key cascades: there are
+    -- none, as CREATE EXTENSION would make them before pg_restore --jobs loads tables in any order.
+    WITH unused AS (
+        DELETE FROM gpt2.tokenizer AS t
+        WHERE t.tokenizer > 1
+          AND NOT EXISTS (SELECT FROM gpt2.model AS m WHERE m.tokenizer = t.tokenizer)
+        RETURNING t.tokenizer
+    ), merge AS (
+        DELETE FROM gpt2.merge AS g USING unused AS u WHERE g.tokenizer = u.tokenizer
+    )
+    DELETE FROM gpt2.token AS t USING unused AS u WHERE t.tokenizer = u.tokenizer;
 END;
 COMMENT ON FUNCTION gpt2._drop_unused_tokenizers IS 'removes the vocabularies of no model';
 

@@ -61,12 +61,12 @@ BEGIN
         UPDATE gpt2.model AS m SET is_default = false WHERE m.is_default;
     END IF;
     INSERT INTO gpt2.model (
-        name, is_default, base, tokenizer, n_token, eos_token, n_vocab, n_ctx, n_embd, n_head,
-        n_layer, n_inner, activation_function, layer_norm_epsilon, scale_attn_weights,
+        name, is_default, base, tokenizer, n_token, bos_token, eos_tokens, n_vocab, n_ctx, n_embd,
+        n_head, n_layer, n_inner, activation_function, layer_norm_epsilon, scale_attn_weights,
         tie_word_embeddings, n_parameters, dtype, page_size, source, revision, sha256
     ) VALUES (
-        _add_model.name, new.is_default, new.base, new.tokenizer, new.n_token, new.eos_token,
-        new.n_vocab, new.n_ctx, new.n_embd, new.n_head, new.n_layer, new.n_inner,
+        _add_model.name, new.is_default, new.base, new.tokenizer, new.n_token, new.bos_token,
+        new.eos_tokens, new.n_vocab, new.n_ctx, new.n_embd, new.n_head, new.n_layer, new.n_inner,
         new.activation_function, new.layer_norm_epsilon, new.scale_attn_weights,
         new.tie_word_embeddings, new.n_parameters, new.dtype,
         gpt2._page_size(new.n_embd, new.dtype), new.source, new.revision, new.sha256

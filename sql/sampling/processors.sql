@@ -26,7 +26,7 @@ UNION ALL
     CROSS JOIN generate_series(1, cardinality(tokens) - g.n + 1) AS i
     WHERE tokens[i:i + g.n - 2] = g.ending
 UNION ALL
-    SELECT (m).eos_token, NULL, NULL, true
+    SELECT unnest((m).eos_tokens), NULL, NULL, true
     WHERE cardinality(tokens) - n_prompt < ((s).options).min_tokens
 UNION ALL
     SELECT unnest(((s).mask).banned), NULL, NULL, true;

@@ -21,12 +21,10 @@ RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- text: a key of JSON may be any number
 RETURN gpt2._assert(
-    token::numeric BETWEEN 0 AND (m).n_token - 1 OR token::numeric = (m).eos_token,
+    token::numeric BETWEEN 0 AND (m).n_token - 1,
     'invalid_parameter_value',
     format('token %s of %s is not in the vocabulary of model "%s"', token, argument, (m).name),
-    CASE WHEN (m).eos_token <= (m).n_token
-         THEN format('Its tokens are 0 to %s.', greatest((m).eos_token, (m).n_token - 1))
-         ELSE format('Its tokens are 0 to %s and %s.', (m).n_token - 1, (m).eos_token) END,
+    format('Its tokens are 0 to %s.', (m).n_token - 1),
     'Tokens come from gpt2_tokenize(text, model), for the same model.');
 COMMENT ON FUNCTION gpt2._check_token IS 'true, or an error where a model has no such token';
 
@@ -98,8 +96,7 @@ BEGIN ATOMIC
         CASE WHEN s.allowed IS NOT NULL OR cardinality(s.banned) > 1000
              THEN ARRAY(SELECT a.token
                         FROM (SELECT unnest(coalesce(s.allowed, ARRAY(
-                                         SELECT generate_series(0, (m).n_token - 1)
-                                         UNION SELECT (m).eos_token))) AS token
+                                         SELECT generate_series(0, (m).n_token - 1)))) AS token
                               EXCEPT SELECT unnest(s.banned)) AS a
                         ORDER BY a.token) END,
         CASE WHEN s.allowed IS NULL AND cardinality(s.banned) <= 1000
@@ -107,7 +104,7 @@ BEGIN ATOMIC
     FROM (
         SELECT gpt2._token_set(allowed_tokens, 'allowed_tokens', m) AS allowed,
                coalesce(gpt2._token_set(banned_tokens, 'banned_tokens', m), '{}')
-               || CASE WHEN ignore_eos THEN ARRAY[(m).eos_token] ELSE '{}' END AS banned
+               || CASE WHEN ignore_eos THEN (m).eos_tokens ELSE '{}' END AS banned
         OFFSET 0
     ) AS s;
 END;

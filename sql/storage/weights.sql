@@ -28,19 +28,24 @@ COMMENT ON COLUMN gpt2.tokenizer.sha256 IS
 COMMENT ON COLUMN gpt2.tokenizer.n_token IS 'number of token ids: 0 to n_token - 1';
 
 CREATE TABLE gpt2.token (
-    tokenizer int NOT NULL REFERENCES gpt2.tokenizer ON DELETE CASCADE,
+    tokenizer int NOT NULL,
     token int NOT NULL CHECK (token >= 0),
     bytes bytea NOT NULL,
     mergeable boolean NOT NULL,
+    special boolean,
     PRIMARY KEY (tokenizer, token)
 );
 CREATE INDEX token_bytes ON gpt2.token (tokenizer, bytes) INCLUDE (token) WHERE mergeable;
 COMMENT ON TABLE gpt2.token IS 'tokens: an id and the bytes it stands for';
+CREATE INDEX token_added ON gpt2.token (tokenizer, special) WHERE special IS NOT NULL;
 COMMENT ON COLUMN gpt2.token.mergeable IS
     'whether byte-pair encoding of exactly these bytes gives this token: false for <|endoftext|>';
+COMMENT ON COLUMN gpt2.token.special IS
+    'of a token that was added to the vocabulary: true for one that is text in a prompt unless it '
+    'is asked for, false for one that is found before a text is split into words';
 
 CREATE TABLE gpt2.merge (
-    tokenizer int NOT NULL REFERENCES gpt2.tokenizer ON DELETE CASCADE,
+    tokenizer int NOT NULL,
     rank int NOT NULL CHECK (rank >= 0),
     "left" int NOT NULL,
     "right" int NOT NULL,
@@ -58,9 +63,10 @@ CREATE TABLE gpt2.model (
     name text NOT NULL UNIQUE CHECK (name <> ''),
     is_default boolean NOT NULL DEFAULT false,
     base int CHECK (base <> model),
-    tokenizer int NOT NULL REFERENCES gpt2.tokenizer,
+    tokenizer int NOT NULL,
     n_token int NOT NULL,
-    eos_token int NOT NULL,
+    bos_token int,
+    eos_tokens int[] NOT NULL,
     n_vocab int NOT NULL CHECK (n_vocab > 0),
     n_ctx int NOT NULL CHECK (n_ctx BETWEEN 1 AND 16000),
     n_embd int NOT NULL CHECK (n_embd BETWEEN 1 AND 2000),
@@ -82,16 +88,18 @@ CREATE TABLE gpt2.model (
     loaded_at timestamptz NOT NULL DEFAULT now(),
     CHECK (n_embd % n_head = 0),
     CHECK (n_token BETWEEN 0 AND n_vocab),
-    CHECK (eos_token BETWEEN 0 AND n_vocab - 1)
+    CHECK (bos_token BETWEEN 0 AND n_token - 1),
+    CHECK (0 <= ALL (eos_tokens) AND n_token > ALL (eos_tokens))
 );
 CREATE UNIQUE INDEX model_default ON gpt2.model (is_default) WHERE is_default;
 COMMENT ON TABLE gpt2.model IS 'models: hyperparameters, vocabulary and origin';
 COMMENT ON COLUMN gpt2.model.base IS
     'of a variant: the model, itself no variant, whose pages it has where it has none of its own';
 COMMENT ON COLUMN gpt2.model.n_token IS
-    'ids below n_token are the tokenizer''s; only these and eos_token are read or generated';
-COMMENT ON COLUMN gpt2.model.eos_token IS 'id of <|endoftext|>, at which generation stops';
-COMMENT ON COLUMN gpt2.model.n_vocab IS 'rows of wte: more than n_token + 1 where it is padded';
+    'ids below n_token are tokens of the tokenizer; only these are read or generated';
+COMMENT ON COLUMN gpt2.model.bos_token IS 'what an empty prompt begins with';
+COMMENT ON COLUMN gpt2.model.eos_tokens IS 'tokens at which generation stops';
+COMMENT ON COLUMN gpt2.model.n_vocab IS 'rows of wte: more than n_token where it is padded';
 COMMENT ON COLUMN gpt2.model.tie_word_embeddings IS 'wte is the output projection too';
 COMMENT ON COLUMN gpt2.model.dtype IS
     'type of the weights in matrix_page; all else is float32';

@@ -65,7 +65,7 @@ END;
 COMMENT ON FUNCTION gpt2._utf8 IS 'bytes as text, with U+FFFD for what is not UTF-8 and for U+0000';
 
 
-CREATE FUNCTION gpt2._detokenize(tokens int[], tokenizer int, n_token int, eos_token int)
+CREATE FUNCTION gpt2._detokenize(tokens int[], tokenizer int, n_token int)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 SET jit = off
@@ -76,15 +76,12 @@ BEGIN ATOMIC
             format('token %s is not in the vocabulary',
                    coalesce((array_agg(coalesce(i.token::text, 'NULL') ORDER BY i.n)
                              FILTER (WHERE i.bytes IS NULL))[1], '')),
-            format('Tokens are 0 to %s.', max(i.largest)),
+            format('Tokens are 0 to %s.', _detokenize.n_token - 1),
             'Tokens come from gpt2_tokenize(prompt, model), for the same model.')
         THEN gpt2._utf8(coalesce(string_agg(i.bytes, '' ORDER BY i.n), ''))
     END
     FROM (
-        SELECT i.n, i.token,
-               CASE WHEN i.token = _detokenize.eos_token THEN '<|endoftext|>' ELSE t.bytes END
-                   AS bytes,
-               greatest(_detokenize.n_token - 1, _detokenize.eos_token) AS largest
+        SELECT i.n, i.token, t.bytes
         FROM unnest(tokens) WITH ORDINALITY AS i (token, n)
         LEFT JOIN gpt2.token AS t
             ON t.tokenizer = _detokenize.tokenizer AND t.token = i.token
@@ -99,7 +96,7 @@ CREATE FUNCTION gpt2_detokenize(tokens int[], model text DEFAULT NULL)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT gpt2._detokenize(tokens, v.tokenizer, v.n_token, v.eos_token)
+    SELECT gpt2._detokenize(tokens, v.tokenizer, v.n_token)
     FROM gpt2._chosen_vocabulary(gpt2_detokenize.model) AS v;
 END;
 COMMENT ON FUNCTION gpt2_detokenize IS

@@ -4,7 +4,7 @@
 -- not in the file, they follow from it: the bytes, then a token a merge, in order.
 
 INSERT INTO gpt2.tokenizer (tokenizer, sha256, n_token)
-VALUES (1, '03cc16aad9d71b7875fba5d2865593ca48c5fd82f988194693515aa67f84421b', 50257);
+VALUES (1, 'a41e05ffc36b919337c36d9138a84eef7f24c9a537104a2538ba576d570b1c11', 50257);
 
 CREATE TEMPORARY TABLE vocab_bpe AS
 SELECT (n - 3)::int AS rank, split_part(line, ' ', 1) AS "left", split_part(line, ' ', 2) AS "right"
@@ -16,17 +16,17 @@ WHERE n > 2 AND line <> '';
 
 -- Characters become bytes in one step by way of LATIN1, whose code points are the bytes. NUL,
 -- which text cannot hold, is in no merge.
-INSERT INTO gpt2.token (tokenizer, token, bytes, mergeable)
-SELECT 1, token, set_byte('\x00', 0, byte), true
+INSERT INTO gpt2.token (tokenizer, token, bytes, mergeable, special)
+SELECT 1, token, set_byte('\x00', 0, byte), true, NULL::boolean
 FROM gpt2._byte_encoder()
 UNION ALL
 SELECT 1, 256 + v.rank,
-       convert_to(translate(v."left" || v."right", e.symbols, e.characters), 'LATIN1'), true
+       convert_to(translate(v."left" || v."right", e.symbols, e.characters), 'LATIN1'), true, NULL
 FROM vocab_bpe AS v,
      (SELECT string_agg(symbol, '' ORDER BY byte), string_agg(chr(byte), '' ORDER BY byte)
       FROM gpt2._byte_encoder() WHERE byte > 0) AS e (symbols, characters)
 UNION ALL
-SELECT 1, 50256, '<|endoftext|>', false;
+SELECT 1, 50256, '<|endoftext|>', false, true;
 
 WITH symbol (symbol, token) AS (
     SELECT symbol COLLATE "C", token FROM gpt2._byte_encoder()

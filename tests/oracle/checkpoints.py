@@ -12,7 +12,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from gpt2_loader.vocabulary import byte_encoder
 from safetensors.numpy import save_file
+
+ROOT = Path(__file__).resolve().parents[2]
 
 N_GREEDY = 64
 #: length of the prompts whose every activation is kept
@@ -107,6 +110,16 @@ def tensors(shape: dict, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+def write_vocabulary(directory: Path, n_vocab: int) -> None:
+    """Writes vocab.json and merges.txt: GPT-2's first n_vocab - 1 tokens, and <|endoftext|>."""
+    lines = (ROOT / "sql/tokenizer/vocab.bpe").read_text(encoding="utf-8").split("\n")
+    merges = [line for line in lines[1:] if line][: n_vocab - 1 - 256]
+    tokens = [*byte_encoder(), *(merge.replace(" ", "") for merge in merges), "<|endoftext|>"]
+    ids = {token: i for i, token in enumerate(tokens)}
+    (directory / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    (directory / "merges.txt").write_text("\n".join([lines[0], *merges, ""]), encoding="utf-8")
+
+
 def write_checkpoint(directory: Path, shape: dict, seed: int = 0, end: float = 0) -> Path:
     """Writes config.json and model.safetensors; returns the directory.
 
@@ -114,6 +127,7 @@ def write_checkpoint(directory: Path, shape: dict, seed: int = 0, end: float = 0
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config(shape)))
+    write_vocabulary(directory, shape["vocab_size"])
     weights = tensors(shape, seed)
     bias = weights["transformer.ln_f.bias"]
     output = weights.get("lm_head.weight", weights["transformer.wte.weight"])

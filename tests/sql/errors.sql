@@ -30,8 +30,8 @@ SELECT gpt2_detokenize('{1,NULL}');
 -- A model of width 2, 2 blocks and 4 positions, so that there is something to ask.
 BEGIN;
 SELECT gpt2._add_model('tiny', '{
-    "tokenizer": 1, "n_token": 50257, "eos_token": 50256, "n_vocab": 50257, "n_ctx": 4,
-    "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
+    "tokenizer": 1, "n_token": 50257, "bos_token": 50256, "eos_tokens": [50256],
+    "n_vocab": 50257, "n_ctx": 4, "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5, "scale_attn_weights": true, "tie_word_embeddings": true,
     "n_parameters": 100594, "dtype": "float32"}');
 INSERT INTO gpt2.matrix_page
@@ -42,8 +42,8 @@ ROLLBACK;
 \echo :LAST_ERROR_SQLSTATE
 BEGIN;
 SELECT gpt2._add_model('tiny', '{
-    "tokenizer": 1, "n_token": 50257, "eos_token": 50256, "n_vocab": 50257, "n_ctx": 4,
-    "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
+    "tokenizer": 1, "n_token": 50257, "bos_token": 50256, "eos_tokens": [50256],
+    "n_vocab": 50257, "n_ctx": 4, "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5, "scale_attn_weights": true, "tie_word_embeddings": true,
     "n_parameters": 100594, "dtype": "float32"}') AS model \gset
 INSERT INTO gpt2.matrix_page
