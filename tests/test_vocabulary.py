@@ -71,3 +71,50 @@ def test_there_and_back(conn, name, special, text):
         text, name, special, name,
     )  # fmt: skip
     assert again == text
+
+
+@pytest.fixture
+def newline_ends(conn):
+    """The model 'plain' as if a newline, which is a token like any other, ended its texts."""
+    with conn.transaction(force_rollback=True):
+        conn.execute("UPDATE gpt2.model SET eos_tokens = '{198}' WHERE name = 'plain'")
+        yield conn
+
+
+def test_an_end_is_shown_as_what_it_is(newline_ends):
+    assert one(newline_ends, "SELECT gpt2_detokenize('{64,198,65}', 'plain')") == "a\nb"
+    assert one(newline_ends, "SELECT gpt2_detokenize('{263}', 'plain')") == "<|endoftext|>"
+    assert one(newline_ends, "SELECT gpt2_detokenize('{264}', 'added_tokens_json')") == "</s>"
+
+
+@pytest.mark.parametrize("bound", [r"choices => ARRAY[E'\nx', E'\ny']", r"pattern => '\n[a-z]+'"])
+def test_what_ends_is_no_part_of_a_completion(newline_ends, bound):
+    """What would have to begin with a token that ends it is not possible."""
+    query = f"SELECT gpt2_generate('a', 4, {bound}, model => 'plain')"
+    assert one(newline_ends, query) is None
+    newline_ends.execute("UPDATE gpt2.model SET eos_tokens = '{263}' WHERE name = 'plain'")
+    assert one(newline_ends, query).startswith("a\n")
+
+
+def test_an_empty_prompt_begins_with_bos(conn):
+    query = "SELECT array_agg(token) FROM gpt2_score('', %s)"
+    assert one(conn, query, "special_tokens_map") == [264]
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="the prompt is empty") as error:
+        one(conn, query, "no_end")
+    assert error.value.diag.message_detail == 'Model "no_end" has no token that begins a text.'
+
+
+def test_each_of_several_ends_ends(conn):
+    """And without one nothing does."""
+    query = """SELECT array_agg(c.finish_reason) FROM generate_series(1, 40) AS seed
+               CROSS JOIN LATERAL gpt2_complete('a', 30, 1, 3, seed => seed, model => %s) AS c"""
+    reasons = one(conn, query, "added_tokens_json")
+    assert "eos" in reasons
+    assert set(one(conn, query, "no_end")) == {"length"}
+    ends = conn.execute(
+        """SELECT DISTINCT s.token FROM generate_series(1, 80) AS seed
+           CROSS JOIN LATERAL gpt2_stream('a', 30, 3, seed => seed, model => 'added_tokens_json')
+               AS s
+           WHERE s.finish_reason = 'eos'"""
+    ).fetchall()
+    assert sorted(ends) == [(263,), (264,)]

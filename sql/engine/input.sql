@@ -12,7 +12,8 @@ BEGIN ATOMIC
             'Shorten the prompt; SELECT count(*) FROM gpt2_tokens(prompt); counts its tokens.')
          AND gpt2._assert(t.n > 0 OR (m).bos_token IS NOT NULL, 'invalid_parameter_value',
             'the prompt is empty',
-            format('Model "%s" has no token that begins a text.', (m).name))
+            format('Model "%s" has no token that begins a text.', (m).name),
+            'Begin it with a character.')
         -- an empty prompt is <|endoftext|>, after which a document begins
         THEN CASE WHEN t.n = 0 THEN ARRAY[(m).bos_token] ELSE t.tokens END
     END
