@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from oracle.checkpoints import SHAPES, write_checkpoint
 from oracle.tokenizer import tokenizer
 from psycopg.conninfo import make_conninfo
@@ -20,6 +21,10 @@ from tokenizers import ByteLevelBPETokenizer
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "loader" / "gpt2_loader" / "models" / "demo"
+#: of property tests that ask a server; each says how many examples it takes
+PROPERTY = settings(
+    deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
+)
 
 
 @pytest.fixture(scope="session")

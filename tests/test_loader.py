@@ -945,7 +945,7 @@ REFUSALS = {
         "the added tokens 'cd' and 'abc' overlap",
     ),
     "two ids": (
-        steps(tokenizer(added_tokens=[{"id": 259, "content": "a"}])),
+        tokenizer(added_tokens=[{"id": 259, "content": "a"}]),
         "22000",
         "is not consistent",
     ),

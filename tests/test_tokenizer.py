@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import DEMO, ROOT
-from hypothesis import HealthCheck, given, settings
+from conftest import DEMO, PROPERTY, ROOT
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.errors import FeatureNotSupported, InvalidParameterValue
 from tokenizers import ByteLevelBPETokenizer
@@ -127,13 +127,7 @@ def test_adversarial_strings(conn, reference, seed):
     check(conn, reference, [adversarial(rng) for _ in range(5500)])
 
 
-@settings(
-    max_examples=20,
-    deadline=None,
-    database=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-)
+@settings(PROPERTY, max_examples=20)
 @given(
     st.lists(
         st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),

@@ -7,8 +7,8 @@ import json
 
 import psycopg
 import pytest
-from conftest import ROOT, load_model, one
-from hypothesis import HealthCheck, given, settings
+from conftest import PROPERTY, ROOT, load_model, one
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.vocabularies import LAYOUTS, TEXTS
 
@@ -55,13 +55,7 @@ ANY = st.lists(PIECES | st.text(st.characters(codec="utf-8", exclude_characters=
 
 @pytest.mark.parametrize("special", [False, True])
 @pytest.mark.parametrize("name", LAYOUTS)
-@settings(
-    max_examples=60,
-    deadline=None,
-    database=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-)
+@settings(PROPERTY, max_examples=60)
 @given(text=ANY)
 def test_there_and_back(conn, name, special, text):
     """The tokens of a text are the text."""

@@ -230,14 +230,12 @@ def read_tokens(directory, config, n_vocab, vocabulary):
     As transformers does: generation_config.json, where there is one, is asked in the place of
     config.json, whose default is GPT-2's <|endoftext|>; an id that no row has is never met.
     """
-    asked = [(os.path.join(directory, "config.json"), config)]
-    if files.has(directory, GENERATION):
-        path = os.path.join(directory, GENERATION)
-        asked = [(path, files.read_json(path))]
+    generation = files.has(directory, GENERATION)
+    path = os.path.join(directory, GENERATION if generation else "config.json")
+    values = files.read_json(path) if generation else config
 
-    def ids(key):
-        path, values = asked[0]
-        default = OWN_N_TOKEN - 1 if values is config and n_token == OWN_N_TOKEN else None
+    def ids(key, n_token):
+        default = None if generation or n_token != OWN_N_TOKEN else OWN_N_TOKEN - 1
         value = values.get(key, default)
         value = [] if value is None else value if isinstance(value, list) else [value]
         wrong = next((i for i in value if type(i) is not int), None)
@@ -245,7 +243,16 @@ def read_tokens(directory, config, n_vocab, vocabulary):
             raise LoadError(
                 WRONG_DATA, f"{key} is not a token id: {wrong!r}", f'File "{path}" has it.'
             )
-        return [i for i in dict.fromkeys(value) if 0 <= i < n_vocab]
+        met = [i for i in dict.fromkeys(value) if 0 <= i < n_vocab]
+        beyond = next((i for i in met if i >= n_token), None)
+        if beyond is not None:
+            raise LoadError(
+                WRONG_DATA,
+                f"{key} {beyond} is no token of the vocabulary",
+                f"It has the tokens 0 to {n_token - 1}.",
+                'Add it to added_tokens.json: {"<|endoftext|>": id}.',
+            )
+        return met
 
     n_token = vocabulary.n_token if vocabulary else OWN_N_TOKEN
     if n_vocab < n_token:
@@ -260,17 +267,8 @@ def read_tokens(directory, config, n_vocab, vocabulary):
                 "Add the vocabulary that the model was trained with.",
             )
         n_token = n_vocab
-    for key in ("bos_token_id", "eos_token_id"):
-        beyond = [i for i in ids(key) if i >= n_token]
-        if beyond:
-            raise LoadError(
-                WRONG_DATA,
-                f"{key} {beyond[0]} is no token of the vocabulary",
-                f"It has the tokens 0 to {n_token - 1}.",
-                'Add it to added_tokens.json: {"<|endoftext|>": id}.',
-            )
-    bos = ids("bos_token_id")
-    return Tokens(n_token, bos[0] if bos else None, ids("eos_token_id"))
+    bos = ids("bos_token_id", n_token)
+    return Tokens(n_token, bos[0] if bos else None, ids("eos_token_id", n_token))
 
 
 def expected_tensors(config):

@@ -125,7 +125,7 @@ def read_vocabulary(tokenizer, directory, config, n_vocab):
     path = os.path.join(directory, "tokenizer.json")
     if has(directory, "tokenizer.json"):
         file = read_json(path)
-        with consistent(path):
+        with _consistent(path):
             ids, merges, added = _read_tokenizer_json(path, file)
         return _with_added(path, directory, options, ids, merges, added)
 
@@ -229,7 +229,7 @@ def _with_added(path, directory, options, ids, merges, added):
     listed = options.get("added_tokens_decoder")
     named = dict(options)
     source = os.path.join(directory, "tokenizer_config.json")
-    with consistent(source):
+    with _consistent(source):
         if listed is not None:
             added = added + [
                 _added_token(source, token, int(number)) for number, token in listed.items()
@@ -238,12 +238,12 @@ def _with_added(path, directory, options, ids, merges, added):
         source = os.path.join(directory, "special_tokens_map.json")
         if has(directory, "special_tokens_map.json"):
             named.update(read_json(source))
-    with consistent(source):
+    with _consistent(source):
         special = _special_tokens(source, named)
     source = os.path.join(directory, "added_tokens.json")
     if listed is None and has(directory, "added_tokens.json"):
         names = {token.content for token in special}
-        with consistent(source):
+        with _consistent(source):
             added = added + [
                 _added_token(source, {"content": content, "special": content in names}, number)
                 for content, number in read_json(source).items()
@@ -311,7 +311,7 @@ def _vocabulary(path, ids, merges, added, special):
         # An added token is a text as it is. So is one with other characters, as in `tokenizers`.
         if token not in known and all(character in byte_of for character in token):
             return bytes(byte_of[character] for character in token)
-        with consistent(path):
+        with _consistent(path):
             return token.encode()
 
     pairs = {}
@@ -349,7 +349,7 @@ def _check_overlaps(path, tokens):
 
 
 @contextmanager
-def consistent(path):
+def _consistent(path):
     """Turns what a part of the wrong type leads to into an error of the file."""
     try:
         yield

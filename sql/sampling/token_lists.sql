@@ -96,7 +96,7 @@ BEGIN ATOMIC
         CASE WHEN s.allowed IS NOT NULL OR cardinality(s.banned) > 1000
              THEN ARRAY(SELECT a.token
                         FROM (SELECT unnest(coalesce(s.allowed, ARRAY(
-                                         SELECT generate_series(0, (m).n_token - 1)))) AS token
+                                  SELECT generate_series(0, (m).n_token - 1)))) AS token
                               EXCEPT SELECT unnest(s.banned)) AS a
                         ORDER BY a.token) END,
         CASE WHEN s.allowed IS NULL AND cardinality(s.banned) <= 1000
