@@ -230,7 +230,7 @@ COMMENT ON FUNCTION gpt2._check_beams IS
 
 
 CREATE FUNCTION gpt2._search_prompt(
-    prompt text, max_tokens int, beams int, length_penalty float8, o gpt2._options,
+    prompt gpt2._prompt, max_tokens int, beams int, length_penalty float8, o gpt2._options,
     prefix gpt2.prefix, steer gpt2.steering[], patch gpt2.activation[], model text
 ) RETURNS TABLE (
     m gpt2.model, step int, candidates gpt2._candidate[], hypotheses gpt2._hypothesis[]
@@ -243,7 +243,7 @@ BEGIN ATOMIC
                          cardinality(i.tokens), steer => i.steer) AS start,
                least(cardinality(i.tokens) + max_tokens::bigint, (i.m).n_ctx)::int AS n_stop
         FROM gpt2._input(prompt, _search_prompt.model, _search_prompt.steer,
-                         _search_prompt.patch) AS i
+                         _search_prompt.patch, greatest(max_tokens, 0)) AS i
         WHERE gpt2._check_beams(beams, max_tokens, length_penalty, i.m)
     )
     SELECT c.m, s.step, s.candidates,
@@ -260,8 +260,10 @@ COMMENT ON FUNCTION gpt2._search_prompt IS
 
 
 CREATE FUNCTION gpt2_beam(
-    prompt text, max_tokens int DEFAULT 32, beams int DEFAULT 4, length_penalty float8 DEFAULT 1,
+    prompt text DEFAULT NULL, max_tokens int DEFAULT 32, beams int DEFAULT 4,
+    length_penalty float8 DEFAULT 1,
 --@include ../arguments/processors.sql
+--@include ../arguments/prompt.sql
 --@include ../arguments/reading.sql
     model text DEFAULT NULL
 ) RETURNS TABLE (
@@ -274,7 +276,8 @@ BEGIN ATOMIC
     SELECT s.step, c.beam, c.parent, c.token,
            gpt2._utf8(t.bytes), c.logprob, c.cumulative, c.kept, c.finished
     FROM gpt2._search_prompt(
-        prompt, max_tokens, beams, length_penalty,
+        gpt2._prompt(prompt, input_ids, special_tokens, truncate), max_tokens, beams,
+        length_penalty,
         ROW(
 --@nulls ../arguments/filters.sql
 --@nulls ../arguments/draw.sql
@@ -290,21 +293,24 @@ COMMENT ON FUNCTION gpt2_beam IS 'all that a beam search looks at, step by step'
 
 
 CREATE FUNCTION gpt2_beam_search(
-    prompt text, max_tokens int DEFAULT 32, beams int DEFAULT 4, length_penalty float8 DEFAULT 1,
+    prompt text DEFAULT NULL, max_tokens int DEFAULT 32, beams int DEFAULT 4,
+    length_penalty float8 DEFAULT 1,
 --@include ../arguments/processors.sql
+--@include ../arguments/prompt.sql
 --@include ../arguments/reading.sql
     echo boolean DEFAULT true, model text DEFAULT NULL
 ) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    SELECT CASE WHEN echo THEN prompt ELSE '' END
-        || gpt2._detokenize(
-               CASE WHEN h.tokens[cardinality(h.tokens)] = ANY ((s.m).eos_tokens)
-                    THEN trim_array(h.tokens, 1) ELSE h.tokens END,
-               (s.m).tokenizer, (s.m).n_token)
+    SELECT gpt2._utf8(
+        gpt2._echo(gpt2._prompt(prompt, input_ids, special_tokens), s.m, echo)
+        || CASE WHEN h.tokens IS NOT NULL
+                THEN gpt2._bytes(CASE WHEN h.tokens[cardinality(h.tokens)] = ANY ((s.m).eos_tokens)
+                                      THEN trim_array(h.tokens, 1) ELSE h.tokens END, s.m) END)
     FROM gpt2._search_prompt(
-        prompt, max_tokens, beams, length_penalty,
+        gpt2._prompt(prompt, input_ids, special_tokens, truncate), max_tokens, beams,
+        length_penalty,
         ROW(
 --@nulls ../arguments/filters.sql
 --@nulls ../arguments/draw.sql

@@ -2,12 +2,13 @@
 
 
 CREATE FUNCTION gpt2_complete(
-    prompt text, max_tokens int DEFAULT 32, n int DEFAULT 1, temperature float8 DEFAULT 0,
-    top_k int DEFAULT NULL,
+    prompt text DEFAULT NULL, max_tokens int DEFAULT 32, n int DEFAULT 1,
+    temperature float8 DEFAULT 0, top_k int DEFAULT NULL,
 --@include ../arguments/filters.sql
 --@include ../arguments/draw.sql
 --@include ../arguments/processors.sql
 --@include ../arguments/ends.sql
+--@include ../arguments/prompt.sql
 --@include ../arguments/reading.sql
     echo boolean DEFAULT true, model text DEFAULT NULL
 ) RETURNS TABLE (
@@ -23,7 +24,8 @@ BEGIN ATOMIC
 --@names ../arguments/draw.sql
 --@names ../arguments/processors.sql
 --@names ../arguments/ends.sql
-            temperature, top_k)::gpt2._options AS options
+            temperature, top_k)::gpt2._options AS options,
+            gpt2._prompt(gpt2_complete.prompt, input_ids, special_tokens, truncate) AS prompt
         WHERE gpt2._assert(n >= 1, 'invalid_parameter_value', 'n must be 1 or more',
                   format('It is %s.', coalesce(n::text, 'NULL')),
                   'Leave it out for one completion.')
@@ -33,10 +35,10 @@ BEGIN ATOMIC
                   format('seed %s is too large for %s completions', gpt2_complete.seed, n),
                   'Completion i has the seed seed + i - 1.', 'Use a smaller seed.')
     ), request AS (
-        SELECT r.*
+        SELECT a.prompt, r.*
         FROM asked AS a
         CROSS JOIN LATERAL gpt2._request(
-            prompt, max_tokens, a.options, a.seed, prefix, gpt2_complete.steer,
+            a.prompt, max_tokens, a.options, a.seed, prefix, gpt2_complete.steer,
             gpt2_complete.patch, gpt2_complete.model, true) AS r
     ), read AS MATERIALIZED (
         SELECT gpt2._run(r.start, r.m, r.n_prompt, steer => r.steer) AS context
@@ -52,7 +54,7 @@ BEGIN ATOMIC
         FROM request AS r
         CROSS JOIN generate_series(1, n) AS i
     )
-    SELECT c.choice, CASE WHEN echo THEN prompt ELSE '' END || t.text,
+    SELECT c.choice, t.text,
            CASE WHEN t.text IS NOT NULL
                 THEN coalesce((c.context).tokens[r.n_prompt + 1:], '{}') END,
            CASE WHEN t.text IS NOT NULL THEN coalesce((c.context).logprobs, '{}') END,
@@ -62,8 +64,8 @@ BEGIN ATOMIC
     CROSS JOIN completion AS c
     CROSS JOIN LATERAL gpt2._finish_reason(c.context, r.cut_short, r.bounds) AS f
     CROSS JOIN LATERAL (
-        SELECT gpt2._completion(coalesce((c.context).bytes, ''), (r.bounds).stop, f.finish_reason)
-                   AS text
+        SELECT gpt2._completion(gpt2._echo(r.prompt, r.m, echo), coalesce((c.context).bytes, ''),
+                                (r.bounds).stop, f.finish_reason) AS text
         OFFSET 0
     ) AS t
     ORDER BY c.choice;

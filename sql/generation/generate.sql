@@ -3,11 +3,13 @@
 
 
 CREATE FUNCTION gpt2_generate(
-    prompt text, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0, top_k int DEFAULT NULL,
+    prompt text DEFAULT NULL, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0,
+    top_k int DEFAULT NULL,
 --@include ../arguments/filters.sql
 --@include ../arguments/draw.sql
 --@include ../arguments/processors.sql
 --@include ../arguments/ends.sql
+--@include ../arguments/prompt.sql
 --@include ../arguments/reading.sql
     echo boolean DEFAULT true, model text DEFAULT NULL
 ) RETURNS text
@@ -20,16 +22,17 @@ BEGIN ATOMIC
 --@names ../arguments/draw.sql
 --@names ../arguments/processors.sql
 --@names ../arguments/ends.sql
-            temperature, top_k)::gpt2._options AS options
+            temperature, top_k)::gpt2._options AS options,
+            gpt2._prompt(gpt2_generate.prompt, input_ids, special_tokens, truncate) AS prompt
     ), request AS MATERIALIZED (
-        SELECT r.*
+        SELECT a.prompt, r.*
         FROM asked AS a
         CROSS JOIN LATERAL gpt2._request(
-            prompt, max_tokens, a.options, a.seed, prefix, gpt2_generate.steer,
+            a.prompt, max_tokens, a.options, a.seed, prefix, gpt2_generate.steer,
             gpt2_generate.patch, gpt2_generate.model, false) AS r
     )
-    SELECT CASE WHEN echo THEN prompt ELSE '' END
-        || gpt2._completion(coalesce((c.context).bytes, ''), (r.bounds).stop, f.finish_reason)
+    SELECT gpt2._completion(gpt2._echo(r.prompt, r.m, echo), coalesce((c.context).bytes, ''),
+                            (r.bounds).stop, f.finish_reason)
     FROM request AS r
     CROSS JOIN LATERAL (
         SELECT CASE WHEN r.n_stop > r.n_prompt

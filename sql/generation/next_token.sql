@@ -2,9 +2,10 @@
 
 
 CREATE FUNCTION gpt2_next_token(
-    prompt text, top_k int DEFAULT 10, temperature float8 DEFAULT 1,
+    prompt text DEFAULT NULL, top_k int DEFAULT 10, temperature float8 DEFAULT 1,
 --@include ../arguments/filters.sql
 --@include ../arguments/processors.sql
+--@include ../arguments/prompt.sql
 --@include ../arguments/reading.sql
     model text DEFAULT NULL
 ) RETURNS TABLE (rank int, token int, piece text, logit float8, probability float8)
@@ -21,8 +22,9 @@ BEGIN ATOMIC
     ), input AS MATERIALIZED (
         SELECT i.*, cardinality(i.tokens) AS n_prompt, gpt2._sampler(a.options, i.m) AS sampler
         FROM asked AS a
-        CROSS JOIN LATERAL gpt2._input(prompt, gpt2_next_token.model, gpt2_next_token.steer,
-                                       gpt2_next_token.patch) AS i
+        CROSS JOIN LATERAL gpt2._input(
+            gpt2._prompt(prompt, input_ids, special_tokens, truncate), gpt2_next_token.model,
+            gpt2_next_token.steer, gpt2_next_token.patch) AS i
     ), read AS MATERIALIZED (
         -- no token is chosen: y is the prompt's last position
         SELECT i.m, i.sampler, i.tokens, i.n_prompt,

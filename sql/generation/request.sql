@@ -3,7 +3,7 @@
 
 
 CREATE FUNCTION gpt2._request(
-    prompt text, max_tokens int, o gpt2._options, seed bigint, prefix gpt2.prefix,
+    prompt gpt2._prompt, max_tokens int, o gpt2._options, seed bigint, prefix gpt2.prefix,
     steer gpt2.steering[], patch gpt2.activation[], model text, logprobs boolean
 ) RETURNS TABLE (
     m gpt2.model, start gpt2._context, n_prompt int, n_stop int, cut_short boolean,
@@ -20,7 +20,8 @@ BEGIN ATOMIC
            i.steer
     FROM (
         SELECT i.*, cardinality(i.tokens) AS n_prompt
-        FROM gpt2._input(prompt, _request.model, _request.steer, _request.patch) AS i
+        FROM gpt2._input(prompt, _request.model, _request.steer, _request.patch,
+                         greatest(max_tokens, 0)) AS i
         WHERE gpt2._assert(max_tokens >= 0, 'invalid_parameter_value',
             'max_tokens must be 0 or more',
             format('It is %s.', coalesce(max_tokens::text, 'NULL')),

@@ -40,7 +40,7 @@ COMMENT ON AGGREGATE gpt2._advance_each(
 
 
 CREATE FUNCTION gpt2._stream(
-    prompt text, max_tokens int, o gpt2._options, prefix gpt2.prefix, steer gpt2.steering[],
+    prompt gpt2._prompt, max_tokens int, o gpt2._options, prefix gpt2.prefix, steer gpt2.steering[],
     patch gpt2.activation[], echo boolean, model text
 ) RETURNS TABLE (
     step int, token int, piece text, text text, logprob float8, finish_reason text
@@ -49,7 +49,7 @@ LANGUAGE sql VOLATILE PARALLEL SAFE ROWS 32
 --@include ../model/settings.sql
 BEGIN ATOMIC
     WITH request AS (
-        SELECT r.*
+        SELECT r.*, gpt2._echo(prompt, r.m, echo) AS echo
         FROM (SELECT coalesce((o).seed, gpt2._random_seed()) AS seed) AS a
         CROSS JOIN LATERAL gpt2._request(
             prompt, max_tokens, o, a.seed, prefix, _stream.steer, _stream.patch, _stream.model,
@@ -69,10 +69,9 @@ BEGIN ATOMIC
         FROM generate_series(1, (SELECT r.n_stop - r.n_prompt FROM request AS r)) AS i
     )
     SELECT s.n, (s.p).token, t.piece,
-           CASE WHEN echo THEN prompt ELSE '' END
-           || CASE WHEN f.finish_reason IS NULL
-                   THEN gpt2._utf8(gpt2._stable_bytes((s.p).bytes, (r.bounds).stop))
-                   ELSE gpt2._completion((s.p).bytes, (r.bounds).stop, f.finish_reason) END,
+           CASE WHEN f.finish_reason IS NULL
+                THEN gpt2._stable_completion(r.echo, (s.p).bytes, (r.bounds).stop)
+                ELSE gpt2._completion(r.echo, (s.p).bytes, (r.bounds).stop, f.finish_reason) END,
            (s.p).logprob, f.finish_reason
     FROM step AS s
     CROSS JOIN request AS r
@@ -84,10 +83,8 @@ BEGIN ATOMIC
     WHERE (s.p).steps = s.n
 UNION ALL
     -- no room for a token
-    SELECT 0, NULL, NULL,
-           CASE WHEN echo THEN prompt ELSE '' END
-           || gpt2._completion('', (r.bounds).stop, f.finish_reason),
-           NULL, f.finish_reason
+    SELECT 0, NULL, NULL, gpt2._completion(r.echo, '', (r.bounds).stop, f.finish_reason), NULL,
+           f.finish_reason
     FROM request AS r
     CROSS JOIN LATERAL gpt2._finish_reason(NULL, r.cut_short, r.bounds) AS f
     WHERE r.n_stop = r.n_prompt;
@@ -96,11 +93,13 @@ COMMENT ON FUNCTION gpt2._stream IS 'a completion, a row a token';
 
 
 CREATE FUNCTION gpt2_stream(
-    prompt text, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0, top_k int DEFAULT NULL,
+    prompt text DEFAULT NULL, max_tokens int DEFAULT 32, temperature float8 DEFAULT 0,
+    top_k int DEFAULT NULL,
 --@include ../arguments/filters.sql
 --@include ../arguments/draw.sql
 --@include ../arguments/processors.sql
 --@include ../arguments/ends.sql
+--@include ../arguments/prompt.sql
 --@include ../arguments/reading.sql
     echo boolean DEFAULT true, model text DEFAULT NULL
 ) RETURNS TABLE (
@@ -112,7 +111,7 @@ BEGIN ATOMIC
     SELECT (s.row).step, (s.row).token, (s.row).piece, (s.row).text, (s.row).logprob,
            (s.row).finish_reason
     FROM (SELECT gpt2._stream(
-        prompt, max_tokens,
+        gpt2._prompt(prompt, input_ids, special_tokens, truncate), max_tokens,
         ROW(
 --@names ../arguments/filters.sql
 --@names ../arguments/draw.sql

@@ -13,15 +13,19 @@ RETURN gpt2._assert(head BETWEEN 0 AND (m).n_head - 1, 'invalid_parameter_value'
 COMMENT ON FUNCTION gpt2._check_head IS 'true, or an error where the model has no such head';
 
 
-CREATE FUNCTION gpt2_attention(text text, block int, head int, model text DEFAULT NULL)
-RETURNS TABLE (
+CREATE FUNCTION gpt2_attention(
+    text text, block int, head int, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
+) RETURNS TABLE (
     query_position int, query_piece text, key_position int, key_piece text, weight float8
 )
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
 --@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS (
-        SELECT i.* FROM gpt2._input(gpt2_attention.text, gpt2_attention.model) AS i
+        SELECT i.*
+        FROM gpt2._input(gpt2._prompt(gpt2_attention.text, input_ids, special_tokens),
+                         gpt2_attention.model) AS i
         WHERE gpt2._check_head(gpt2_attention.head, i.m)
     ), token AS (
         SELECT p."position", p.piece FROM input AS i, gpt2._pieces(i.tokens, i.m) AS p
@@ -41,8 +45,10 @@ COMMENT ON FUNCTION gpt2_attention IS
     'attention of one head: the weight that each position gives to itself and to each before it';
 
 
-CREATE FUNCTION gpt2_head_summary(text text, model text DEFAULT NULL)
-RETURNS TABLE (
+CREATE FUNCTION gpt2_head_summary(
+    text text DEFAULT NULL, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
+) RETURNS TABLE (
     block int, head int, previous float8, "first" float8, self float8, duplicate float8,
     induction float8, entropy float8
 )
@@ -52,7 +58,9 @@ BEGIN ATOMIC
     -- Averages over the positions after the first, which can only look at itself; duplicate and
     -- induction over those whose token was there before: NULL where there are none.
     WITH input AS (
-        SELECT i.* FROM gpt2._input(gpt2_head_summary.text, gpt2_head_summary.model) AS i
+        SELECT i.*
+        FROM gpt2._input(gpt2._prompt(gpt2_head_summary.text, input_ids, special_tokens),
+                         gpt2_head_summary.model) AS i
     ), token AS (
         SELECT t.token, t.n - 1 AS "position", lag(t.token) OVER (ORDER BY t.n) AS previous
         FROM input AS i

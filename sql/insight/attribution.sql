@@ -24,13 +24,16 @@ COMMENT ON FUNCTION gpt2._output_embedding IS
 
 
 CREATE FUNCTION gpt2_direct_logit_attribution(
-    prompt text, token int DEFAULT NULL, model text DEFAULT NULL
+    prompt text DEFAULT NULL, token int DEFAULT NULL, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
 ) RETURNS TABLE (component text, block int, head int, contribution float8)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 --@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS (
-        SELECT i.* FROM gpt2._input(prompt, gpt2_direct_logit_attribution.model) AS i
+        SELECT i.*
+        FROM gpt2._input(gpt2._prompt(prompt, input_ids, special_tokens),
+                         gpt2_direct_logit_attribution.model) AS i
     ), activation AS (
         -- all that is written to the residual stream at the last position
         SELECT a.*
@@ -101,13 +104,16 @@ COMMENT ON FUNCTION gpt2_direct_logit_attribution IS
 
 
 CREATE FUNCTION gpt2_neurons(
-    text text, block int, top_k int DEFAULT 5, model text DEFAULT NULL
+    text text, block int, top_k int DEFAULT 5, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
 ) RETURNS TABLE ("position" int, piece text, rank int, neuron int, activation float8, pushes text[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 --@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS (
-        SELECT i.* FROM gpt2._input(gpt2_neurons.text, gpt2_neurons.model) AS i
+        SELECT i.*
+        FROM gpt2._input(gpt2._prompt(gpt2_neurons.text, input_ids, special_tokens),
+                         gpt2_neurons.model) AS i
         WHERE gpt2._check_top_k(top_k)
     ), strongest AS (
         SELECT a."position", s.rank, s.neuron, s.activation

@@ -19,8 +19,10 @@ COMMENT ON FUNCTION gpt2._lens IS
     'the likeliest next tokens if the model stopped after a block, for each of its activations';
 
 
-CREATE FUNCTION gpt2_logit_lens(text text, top_k int DEFAULT 1, model text DEFAULT NULL)
-RETURNS TABLE (
+CREATE FUNCTION gpt2_logit_lens(
+    text text DEFAULT NULL, top_k int DEFAULT 1, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
+) RETURNS TABLE (
     block int, "position" int, piece text, rank int, token int, prediction text, logit float8,
     probability float8
 )
@@ -28,7 +30,9 @@ LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 --@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS (
-        SELECT i.* FROM gpt2._input(gpt2_logit_lens.text, gpt2_logit_lens.model) AS i
+        SELECT i.*
+        FROM gpt2._input(gpt2._prompt(gpt2_logit_lens.text, input_ids, special_tokens),
+                         gpt2_logit_lens.model) AS i
         WHERE gpt2._check_top_k(top_k)
     ), lens AS (
         SELECT l.*

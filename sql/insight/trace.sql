@@ -2,15 +2,18 @@
 
 
 CREATE FUNCTION gpt2_trace(
-    text text, hooks text[] DEFAULT NULL, blocks int[] DEFAULT NULL, model text DEFAULT NULL,
-    steer gpt2.steering[] DEFAULT NULL, patch gpt2.activation[] DEFAULT NULL
+    text text DEFAULT NULL, hooks text[] DEFAULT NULL, blocks int[] DEFAULT NULL,
+    model text DEFAULT NULL, steer gpt2.steering[] DEFAULT NULL,
+    patch gpt2.activation[] DEFAULT NULL,
+--@include ../arguments/prompt.sql
 ) RETURNS SETOF gpt2.activation
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
 --@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT i.*, gpt2._wanted(hooks, blocks, i.m) AS wanted
-        FROM gpt2._input(gpt2_trace.text, gpt2_trace.model, gpt2_trace.steer, gpt2_trace.patch) AS i
+        FROM gpt2._input(gpt2._prompt(gpt2_trace.text, input_ids, special_tokens),
+                         gpt2_trace.model, gpt2_trace.steer, gpt2_trace.patch) AS i
     )
     SELECT a.*
     FROM input AS i

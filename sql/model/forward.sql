@@ -4,19 +4,11 @@
 -- then gpt2_block for block 0, 1, ..., is gpt2_forward but for ln_f.
 
 
-CREATE FUNCTION gpt2._check_tokens(tokens int[], m gpt2.model)
+CREATE FUNCTION gpt2._check_ids(tokens int[], m gpt2.model)
 RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT gpt2._assert(coalesce(cardinality(tokens), 0) > 0, 'invalid_parameter_value',
-               'the list of tokens is empty', 'A forward pass needs at least one position.',
-               'Tokens come from gpt2_tokenize(prompt).')
-       AND gpt2._assert(cardinality(tokens) <= (m).n_ctx, 'program_limit_exceeded',
-               format('%s tokens are too long for model "%s"', cardinality(tokens), (m).name),
-               format('Its context is %s tokens.', (m).n_ctx),
-               format('Use the last %s: tokens[cardinality(tokens) - %s:].', (m).n_ctx,
-                      (m).n_ctx - 1))
-       AND gpt2._assert(bad.token IS NULL, 'invalid_parameter_value',
+    SELECT gpt2._assert(bad.token IS NULL, 'invalid_parameter_value',
                format('token %s is not in the vocabulary of model "%s"', bad.token, (m).name),
                format('Tokens are 0 to %s.', (m).n_vocab - 1),
                'Tokens come from gpt2_tokenize(prompt, model), for the same model.')
@@ -26,6 +18,21 @@ BEGIN ATOMIC
         WHERE t.token IS NULL OR t.token NOT BETWEEN 0 AND (m).n_vocab - 1
     ) AS bad (token);
 END;
+COMMENT ON FUNCTION gpt2._check_ids IS 'true, or an error where the model does not have a token';
+
+
+CREATE FUNCTION gpt2._check_tokens(tokens int[], m gpt2.model)
+RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN gpt2._assert(coalesce(cardinality(tokens), 0) > 0, 'invalid_parameter_value',
+           'the list of tokens is empty', 'A forward pass needs at least one position.',
+           'Tokens come from gpt2_tokenize(prompt).')
+       AND gpt2._assert(cardinality(tokens) <= (m).n_ctx, 'program_limit_exceeded',
+           format('%s tokens are too long for model "%s"', cardinality(tokens), (m).name),
+           format('Its context is %s tokens.', (m).n_ctx),
+           format('Use the last %s: tokens[cardinality(tokens) - %s:].', (m).n_ctx,
+                  (m).n_ctx - 1))
+       AND gpt2._check_ids(tokens, m);
 COMMENT ON FUNCTION gpt2._check_tokens IS
     'true, or an error where the model cannot read the tokens';
 

@@ -116,8 +116,10 @@ END;
 COMMENT ON FUNCTION gpt2._draw_attention IS 'picture of one head''s attention pattern';
 
 
-CREATE FUNCTION gpt2_attention_svg(text text, block int, head int, model text DEFAULT NULL)
-RETURNS text
+CREATE FUNCTION gpt2_attention_svg(
+    text text, block int, head int, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
+) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 --@include ../model/settings.sql
 BEGIN ATOMIC
@@ -128,8 +130,9 @@ BEGIN ATOMIC
               WHERE a.head = gpt2_attention_svg.head),
         gpt2_attention_svg.block, gpt2_attention_svg.head,
         ARRAY(SELECT p.piece FROM gpt2._pieces(i.tokens, i.m) AS p ORDER BY p."position"),
-        gpt2_attention_svg.text)
-    FROM gpt2._input(gpt2_attention_svg.text, gpt2_attention_svg.model) AS i
+        gpt2._shown(p.prompt, i.m))
+    FROM (SELECT gpt2._prompt(gpt2_attention_svg.text, input_ids, special_tokens) AS prompt) AS p
+    CROSS JOIN LATERAL gpt2._input(p.prompt, gpt2_attention_svg.model) AS i
     WHERE gpt2._check_head(gpt2_attention_svg.head, i.m);
 END;
 COMMENT ON FUNCTION gpt2_attention_svg IS
@@ -194,15 +197,18 @@ END;
 COMMENT ON FUNCTION gpt2._draw_heads IS 'picture of the attention patterns of all heads';
 
 
-CREATE FUNCTION gpt2_heads_svg(text text, model text DEFAULT NULL)
-RETURNS text
+CREATE FUNCTION gpt2_heads_svg(
+    text text DEFAULT NULL, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
+) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 --@include ../model/settings.sql
 BEGIN ATOMIC
     SELECT gpt2._draw_heads(
         ARRAY(SELECT a FROM gpt2._forward(i.tokens, i.m, gpt2._wanted(
-            '{attn.hook_pattern}', NULL, i.m)) AS a), gpt2_heads_svg.text)
-    FROM gpt2._input(gpt2_heads_svg.text, gpt2_heads_svg.model) AS i;
+            '{attn.hook_pattern}', NULL, i.m)) AS a), gpt2._shown(p.prompt, i.m))
+    FROM (SELECT gpt2._prompt(gpt2_heads_svg.text, input_ids, special_tokens) AS prompt) AS p
+    CROSS JOIN LATERAL gpt2._input(p.prompt, gpt2_heads_svg.model) AS i;
 END;
 COMMENT ON FUNCTION gpt2_heads_svg IS
     'picture of the attention of all heads, blocks down and heads across, as SVG';
@@ -281,15 +287,18 @@ END;
 COMMENT ON FUNCTION gpt2._draw_lens IS 'picture of what each block would say at each position';
 
 
-CREATE FUNCTION gpt2_lens_svg(text text, model text DEFAULT NULL)
-RETURNS text
+CREATE FUNCTION gpt2_lens_svg(
+    text text DEFAULT NULL, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
+) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 --@include ../model/settings.sql
 BEGIN ATOMIC
     SELECT gpt2._draw_lens(
         ARRAY(SELECT a FROM gpt2._forward(i.tokens, i.m, gpt2._wanted(
-            '{hook_resid_post}', NULL, i.m)) AS a), i.tokens, i.m, gpt2_lens_svg.text)
-    FROM gpt2._input(gpt2_lens_svg.text, gpt2_lens_svg.model) AS i;
+            '{hook_resid_post}', NULL, i.m)) AS a), i.tokens, i.m, gpt2._shown(p.prompt, i.m))
+    FROM (SELECT gpt2._prompt(gpt2_lens_svg.text, input_ids, special_tokens) AS prompt) AS p
+    CROSS JOIN LATERAL gpt2._input(p.prompt, gpt2_lens_svg.model) AS i;
 END;
 COMMENT ON FUNCTION gpt2_lens_svg IS
     'picture of the logit lens: what each block would say next at each position, as SVG';
@@ -297,15 +306,18 @@ COMMENT ON FUNCTION gpt2_lens_svg IS
 
 -- Surprisal
 
-CREATE FUNCTION gpt2_surprisal_svg(text text, model text DEFAULT NULL)
-RETURNS text
+CREATE FUNCTION gpt2_surprisal_svg(
+    text text DEFAULT NULL, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
+) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 --@include ../model/settings.sql
 BEGIN ATOMIC
     WITH RECURSIVE token AS (
         SELECT s."position", s.bits, gpt2._level(s.bits / 16) AS level, l.label,
                gpt2._svg_width(gpt2._columns(l.label)) + 8 AS width, s.piece ~ '\n' AS ends_line
-        FROM gpt2_score(gpt2_surprisal_svg.text, gpt2_surprisal_svg.model)
+        FROM gpt2_score(gpt2_surprisal_svg.text, gpt2_surprisal_svg.model, NULL, input_ids,
+                        special_tokens)
             AS s ("position", token, piece, logprob, rank, entropy, bits)
         CROSS JOIN LATERAL (SELECT gpt2._label(s.piece, 40) AS label OFFSET 0) AS l
     ), place AS (
@@ -326,7 +338,8 @@ BEGIN ATOMIC
         HAVING count(*) > 0
     )
     SELECT gpt2._svg(
-        'surprisal', 'Surprisal', gpt2_surprisal_svg.text,
+        'surprisal', 'Surprisal',
+        gpt2._shown(gpt2._prompt(gpt2_surprisal_svg.text, input_ids, special_tokens), m),
         'The ' || l.n::text || ' tokens of a text; the darker (in dark mode, the lighter) one is, '
         'the less the model expected it'
         || coalesce(': ' || round(l.bits::numeric, 2)::text || ' bits a token on average', '')
@@ -346,7 +359,8 @@ BEGIN ATOMIC
          FROM place AS p JOIN token AS t ON t."position" = p."position")
         || E'\n' || gpt2._svg_scale(16, 64 + l.n_line * 30 + 10, 'bits', '{0,0.25,0.5,0.75,1}',
                                     '{0,4,8,12,16+}'))
-    FROM layout AS l;
+    FROM layout AS l
+    CROSS JOIN gpt2._chosen_model(gpt2_surprisal_svg.model) AS m;
 END;
 COMMENT ON FUNCTION gpt2_surprisal_svg IS
     'picture of a text, each token coloured by how little it was expected, in bits, as SVG';

@@ -44,16 +44,19 @@ RETURN '<figure><div class="scroll" role="region" tabindex="0" aria-label="' || 
 COMMENT ON FUNCTION gpt2._report_figure IS 'a picture in the report, with its caption';
 
 
-CREATE FUNCTION gpt2_report(text text, model text DEFAULT NULL)
-RETURNS text
+CREATE FUNCTION gpt2_report(
+    text text DEFAULT NULL, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
+) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
 --@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS (
-        SELECT i.m, i.tokens,
+        SELECT i.m, i.tokens, gpt2._shown(p.prompt, i.m) AS shown,
                ARRAY(SELECT p.piece FROM gpt2._pieces(i.tokens, i.m) AS p ORDER BY p."position")
                    AS pieces
-        FROM gpt2._input(gpt2_report.text, gpt2_report.model) AS i
+        FROM (SELECT gpt2._prompt(gpt2_report.text, input_ids, special_tokens) AS prompt) AS p
+        CROSS JOIN LATERAL gpt2._input(p.prompt, gpt2_report.model) AS i
     ), activation AS (
         -- one pass for all of the page
         SELECT a.*
@@ -108,12 +111,12 @@ BEGIN ATOMIC
     )
     SELECT E'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>'
-        || gpt2._escape((i.m).name || ' reads: ' || gpt2._label(gpt2_report.text, 60, ' '))
+        || gpt2._escape((i.m).name || ' reads: ' || gpt2._label(i.shown, 60, ' '))
         || E'</title>\n<style>' || gpt2._style() || gpt2._report_style()
         || E'</style>\n</head>\n<body>\n<main>\n<h1>What ' || gpt2._escape((i.m).name)
         || E' makes of a text</h1>\n<blockquote>'
-        || CASE gpt2_report.text WHEN '' THEN '(the empty text: a document begins)'
-                ELSE gpt2._escape(gpt2_report.text) END
+        || CASE i.shown WHEN '' THEN '(the empty text: a document begins)'
+                ELSE gpt2._escape(i.shown) END
         || E'</blockquote>\n<p class="note">' || cardinality(i.tokens)::text || ' of at most '
         || (i.m).n_ctx::text || ' tokens; a model of ' || (i.m).n_layer::text || ' blocks of '
         || (i.m).n_head::text || ' heads, ' || (i.m).n_embd::text || E' wide.</p>\n'
@@ -135,16 +138,16 @@ BEGIN ATOMIC
         || E'\n<tbody>\n' || n.rows || E'\n</tbody>\n</table>\n</div>\n'
 
         || E'<h2>Attention</h2>\n'
-        || gpt2._report_figure('All heads', gpt2._draw_heads(a.pattern, gpt2_report.text),
+        || gpt2._report_figure('All heads', gpt2._draw_heads(a.pattern, i.shown),
                'What each position (row) looks at: itself and those before (columns).')
         || gpt2._report_figure('One head',
-               gpt2._draw_attention(a.pattern, s.block, s.head, i.pieces, gpt2_report.text),
+               gpt2._draw_attention(a.pattern, s.block, s.head, i.pieces, i.shown),
                'One head in large: the one that looks least at itself and at the first token. For '
                'another: <code>gpt2_attention_svg(prompt, block, head)</code>.')
 
         || E'<h2>The logit lens</h2>\n'
         || gpt2._report_figure('Logit lens',
-               gpt2._draw_lens(a.resid_post, i.tokens, i.m, gpt2_report.text),
+               gpt2._draw_lens(a.resid_post, i.tokens, i.m, i.shown),
                'What the model would say next if it stopped after a block. The last block is what '
                'it does say.')
         || E'</main>\n</body>\n</html>'

@@ -15,7 +15,8 @@ COMMENT ON FUNCTION gpt2._terminal_label IS
 
 
 CREATE FUNCTION gpt2_attention_text(
-    text text, block int, head int, model text DEFAULT NULL
+    text text, block int, head int, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
 ) RETURNS TABLE ("position" int, piece text, attention text, most text)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 SET jit = off
@@ -23,7 +24,8 @@ BEGIN ATOMIC
     WITH weight AS (
         SELECT a.*
         FROM gpt2_attention(gpt2_attention_text.text, gpt2_attention_text.block,
-                            gpt2_attention_text.head, gpt2_attention_text.model) AS a
+                            gpt2_attention_text.head, gpt2_attention_text.model, input_ids,
+                            special_tokens) AS a
     ), cell AS (
         -- A character a key, its height by the root of the weight, as the pictures' colours; of a
         -- long prompt several keys share one: the largest.
@@ -55,14 +57,17 @@ COMMENT ON FUNCTION gpt2_attention_text IS
     'one head''s attention for a terminal: a row a query, a bar a key, and the key that gets most';
 
 
-CREATE FUNCTION gpt2_surprisal_text(text text, model text DEFAULT NULL)
-RETURNS TABLE ("position" int, piece text, bits numeric, surprisal text)
+CREATE FUNCTION gpt2_surprisal_text(
+    text text DEFAULT NULL, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
+) RETURNS TABLE ("position" int, piece text, bits numeric, surprisal text)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 BEGIN ATOMIC
     -- a character a bit
     SELECT s."position", gpt2._terminal_label(s.piece), round(s.bits::numeric, 1),
            repeat('█', e.eighths / 8) || substr('▏▎▍▌▋▊▉', e.eighths % 8, (e.eighths % 8 > 0)::int)
-    FROM gpt2_score(gpt2_surprisal_text.text, gpt2_surprisal_text.model)
+    FROM gpt2_score(gpt2_surprisal_text.text, gpt2_surprisal_text.model, NULL, input_ids,
+                    special_tokens)
         AS s ("position", token, piece, logprob, rank, entropy, bits)
     CROSS JOIN LATERAL (SELECT round(8 * s.bits)::int AS eighths) AS e
     ORDER BY s."position";

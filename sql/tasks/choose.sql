@@ -13,38 +13,44 @@ COMMENT ON FUNCTION gpt2._continue IS
 
 
 CREATE FUNCTION gpt2_choose(
-    prompt text, choices text[], model text DEFAULT NULL, prefix gpt2.prefix DEFAULT NULL
+    prompt text, choices text[], model text DEFAULT NULL, prefix gpt2.prefix DEFAULT NULL,
+--@include ../arguments/prompt.sql
+    truncate text DEFAULT NULL
 ) RETURNS TABLE (choice text, logprob float8, probability float8, rank int)
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 10
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH input AS (
+    WITH text AS MATERIALIZED (
+        -- each choice once, in the order of the array
+        SELECT d.choice, d.n,
+               gpt2._tokenize(d.choice, m.tokenizer, m.n_token, special_tokens) AS tokens
+        FROM gpt2._chosen_model(gpt2_choose.model) AS m
+        CROSS JOIN (
+            SELECT u.choice COLLATE "C" AS choice, min(u.n) AS n
+            FROM unnest(choices) WITH ORDINALITY AS u (choice, n)
+            WHERE u.choice IS NOT NULL
+            GROUP BY u.choice COLLATE "C"
+        ) AS d
+    ), input AS (
+        -- a prompt that is cut leaves room for the longest of them
         SELECT i.m, i.tokens, cardinality(i.tokens) AS n
-        FROM gpt2._input(prompt, gpt2_choose.model) AS i
+        FROM (SELECT max(cardinality(t.tokens)) AS room FROM text AS t) AS t
+        CROSS JOIN LATERAL gpt2._input(
+            gpt2._prompt(prompt, input_ids, special_tokens, truncate), gpt2_choose.model,
+            room => coalesce(t.room, 0)) AS i
     ), choice AS (
-        -- each once, in the order of the array
         SELECT c.choice, c.n, c.tokens, cardinality(c.tokens) AS n_token
-        FROM (
-            SELECT i.m, i.n AS n_prompt, d.choice, d.n,
-                   gpt2._tokenize(d.choice, (i.m).tokenizer, (i.m).n_token) AS tokens
-            FROM input AS i
-            CROSS JOIN (
-                SELECT u.choice COLLATE "C" AS choice, min(u.n) AS n
-                FROM unnest(choices) WITH ORDINALITY AS u (choice, n)
-                WHERE u.choice IS NOT NULL
-                GROUP BY u.choice COLLATE "C"
-            ) AS d
-            OFFSET 0
-        ) AS c
+        FROM input AS i
+        CROSS JOIN text AS c
         WHERE gpt2._assert(cardinality(c.tokens) > 0, 'invalid_parameter_value',
                   format('choice %s is empty', c.n),
                   'The empty text has no token, hence no probability.',
                   'Leave it out: array_remove(choices, '''').')
-          AND gpt2._assert(c.n_prompt + cardinality(c.tokens) <= (c.m).n_ctx,
+          AND gpt2._assert(i.n + cardinality(c.tokens) <= (i.m).n_ctx,
                   'program_limit_exceeded',
-                  format('the prompt with choice %s is too long for model "%s"', c.n, (c.m).name),
-                  format('They have %s and %s tokens, the context is %s.', c.n_prompt,
-                         cardinality(c.tokens), (c.m).n_ctx),
+                  format('the prompt with choice %s is too long for model "%s"', c.n, (i.m).name),
+                  format('They have %s and %s tokens, the context is %s.', i.n,
+                         cardinality(c.tokens), (i.m).n_ctx),
                   'Shorten the prompt; SELECT count(*) FROM gpt2_tokens(prompt); counts its '
                   'tokens.')
     ), context AS (
@@ -96,13 +102,16 @@ COMMENT ON FUNCTION gpt2_choose IS
 
 
 CREATE FUNCTION gpt2_classify(
-    prompt text, choices text[], model text DEFAULT NULL, prefix gpt2.prefix DEFAULT NULL
+    prompt text, choices text[], model text DEFAULT NULL, prefix gpt2.prefix DEFAULT NULL,
+--@include ../arguments/prompt.sql
+    truncate text DEFAULT NULL
 ) RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
 SET jit = off
 BEGIN ATOMIC
     SELECT c.choice
-    FROM gpt2_choose(prompt, choices, gpt2_classify.model, gpt2_classify.prefix) AS c
+    FROM gpt2_choose(prompt, choices, gpt2_classify.model, gpt2_classify.prefix, input_ids,
+                     special_tokens, truncate) AS c
     WHERE c.rank = 1;
 END;
 COMMENT ON FUNCTION gpt2_classify IS

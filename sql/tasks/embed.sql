@@ -32,7 +32,10 @@ COMMENT ON FUNCTION gpt2._pool IS
 
 
 CREATE FUNCTION gpt2_embed(
-    text text, pooling text DEFAULT 'mean', block int DEFAULT NULL, model text DEFAULT NULL
+    text text DEFAULT NULL, pooling text DEFAULT 'mean', block int DEFAULT NULL,
+    model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
+    truncate text DEFAULT NULL
 ) RETURNS vector
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
 --@include ../model/settings.sql
@@ -41,7 +44,9 @@ BEGIN ATOMIC
         SELECT i.m, i.tokens,
                CASE WHEN gpt2_embed.block IS NULL THEN 'ln_final.hook_out'
                     ELSE gpt2._full_name('hook_resid_post', gpt2_embed.block) END AS hook
-        FROM gpt2._input(gpt2_embed.text, gpt2_embed.model) AS i
+        FROM gpt2._input(
+            gpt2._prompt(gpt2_embed.text, input_ids, special_tokens, truncate), gpt2_embed.model)
+            AS i
         WHERE gpt2._assert(pooling IN ('mean', 'weighted', 'max', 'last'),
                   'invalid_parameter_value',
                   format('pooling "%s" does not exist', coalesce(pooling, 'NULL')),
@@ -70,10 +75,14 @@ COMMENT ON FUNCTION gpt2_embed IS
 
 
 CREATE FUNCTION gpt2_similarity(
-    a text, b text, pooling text DEFAULT 'mean', block int DEFAULT NULL, model text DEFAULT NULL
+    a text, b text, pooling text DEFAULT 'mean', block int DEFAULT NULL, model text DEFAULT NULL,
+    special_tokens boolean DEFAULT false, truncate text DEFAULT NULL
 ) RETURNS float8
 LANGUAGE sql STABLE PARALLEL SAFE COST 2000000
-RETURN 1 - (gpt2_embed(a, pooling, block, model) <=> gpt2_embed(b, pooling, block, model));
+RETURN 1 - (
+    gpt2_embed(a, pooling, block, model, special_tokens => special_tokens, truncate => truncate)
+    <=> gpt2_embed(b, pooling, block, model, special_tokens => special_tokens,
+                   truncate => truncate));
 COMMENT ON FUNCTION gpt2_similarity IS
     'cosine of the angle between the embeddings of two texts: 1 for the same direction, -1 for the '
     'opposite one';

@@ -56,7 +56,9 @@ COMMENT ON FUNCTION gpt2._score_tokens IS
 
 
 CREATE FUNCTION gpt2_score(
-    text text, model text DEFAULT NULL, prefix gpt2.prefix DEFAULT NULL
+    text text DEFAULT NULL, model text DEFAULT NULL, prefix gpt2.prefix DEFAULT NULL,
+--@include ../arguments/prompt.sql
+    truncate text DEFAULT NULL
 ) RETURNS TABLE (
     "position" int, token int, piece text, logprob float8, rank int, entropy float8,
     surprisal_bits float8
@@ -69,7 +71,9 @@ BEGIN ATOMIC
         SELECT i.m, i.tokens,
                (gpt2._run(gpt2._begin(i.tokens, i.m, prefix => gpt2_score.prefix), i.m,
                           cardinality(i.tokens))).y
-        FROM gpt2._input(gpt2_score.text, gpt2_score.model) AS i
+        FROM gpt2._input(
+            gpt2._prompt(gpt2_score.text, input_ids, special_tokens, truncate), gpt2_score.model)
+            AS i
     )
     SELECT s.*
     FROM read AS r
@@ -81,16 +85,20 @@ COMMENT ON FUNCTION gpt2_score IS
     'bits; NULL for the first';
 
 
-CREATE FUNCTION gpt2_perplexity(text text, stride int DEFAULT NULL, model text DEFAULT NULL)
-RETURNS float8
+CREATE FUNCTION gpt2_perplexity(
+    text text DEFAULT NULL, stride int DEFAULT NULL, model text DEFAULT NULL,
+--@include ../arguments/prompt.sql
+) RETURNS float8
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
 --@include ../model/settings.sql
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
-        SELECT m, m.n_ctx, gpt2._tokenize(gpt2_perplexity.text, m.tokenizer, m.n_token) AS tokens,
+        SELECT m, m.n_ctx,
+               gpt2._prompt_ids(gpt2._prompt(gpt2_perplexity.text, input_ids, special_tokens), m)
+                   AS tokens,
                coalesce(gpt2_perplexity.stride, greatest(m.n_ctx / 2, 1)) AS stride
         FROM gpt2._chosen_model(gpt2_perplexity.model) AS m
-        WHERE gpt2_perplexity.text IS NOT NULL
+        WHERE num_nonnulls(gpt2_perplexity.text, input_ids) > 0
           AND gpt2._assert(coalesce(gpt2_perplexity.stride, 1) BETWEEN 1 AND m.n_ctx,
                   'invalid_parameter_value',
                   format('stride must be 1 to %s for model "%s"', m.n_ctx, m.name),

@@ -1,0 +1,2 @@
+    input_ids int[] DEFAULT NULL,
+    special_tokens boolean DEFAULT false,
