@@ -15,6 +15,7 @@ import numpy as np
 from gpt2_loader import copy_binary, importer
 from gpt2_loader.checkpoint import Checkpoint
 from gpt2_loader.errors import MALFORMED_FILE, LoadError, from_os_error
+from gpt2_loader.files import open_file, show
 
 FILE_SIZE = 1 << 25  # bytes of rows in a temporary file, about: bounds the disk space
 
@@ -48,11 +49,15 @@ def read_tensor(tensor, start, stop):
     """Rows start .. stop - 1 of a Tensor of floats."""
     dtype = np.dtype(DTYPES[tensor.dtype])
     row = math.prod(tensor.shape[1:])  # elements
-    with open(tensor.path, "rb") as file:
+    with open_file(tensor.path) as file:
         file.seek(tensor.start + start * row * dtype.itemsize)
         array = np.fromfile(file, dtype, (stop - start) * row)
     if array.size < (stop - start) * row:
-        raise LoadError(MALFORMED_FILE, f'file "{tensor.path}" changed while it was read')
+        raise LoadError(
+            MALFORMED_FILE,
+            f'file "{tensor.path}" changed while it was read',
+            f"Tensor {show(tensor.name)} is cut off.",
+        )
     if tensor.dtype == "BF16":
         array = (array.astype("<u4") << 16).view("<f4")  # the upper half of a float32
     return array.reshape(stop - start, *tensor.shape[1:])

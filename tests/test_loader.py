@@ -120,9 +120,15 @@ def has_plpython(connection):
     ).fetchone() == (1,)
 
 
-def load_by_server(dsn, directory, name="m", replace=False, tokenizer=ITS_OWN):
+def readable(directory):
+    """Lets the server's operating system user read a directory."""
     for path in directory.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        if not path.is_symlink():  # what it leads to may be a device
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def load_by_server(dsn, directory, name="m", replace=False, tokenizer=ITS_OWN):
+    readable(directory)
     try:
         with psycopg.connect(dsn) as connection:
             if not has_plpython(connection):
@@ -758,9 +764,13 @@ REFUSALS = {
     "n_inner too wide": (change(n_inner=16001), "0A000", "n_inner 16001 is not supported"),
     "heads": (change(n_head=3), "22000", "n_embd 8 is not a multiple of n_head 3"),
     "no heads": (change(n_head=0), "22000", "n_head is not a positive integer: 0"),
-    "n_layer text": (change(n_layer="2"), "22000", "n_layer is not a positive integer: '2'"),
-    "n_layer true": (change(n_layer=True), "22000", "n_layer is not a positive integer: True"),
-    "tie text": (change(tie_word_embeddings="no"), "22000", "tie_word_embeddings is neither"),
+    "n_layer text": (change(n_layer="2"), "22000", 'n_layer is not a positive integer: "2"'),
+    "n_layer true": (change(n_layer=True), "22000", "n_layer is not a positive integer: true"),
+    "tie text": (
+        change(tie_word_embeddings="no"),
+        "22000",
+        'tie_word_embeddings is not true or false: "no"',
+    ),
     "epsilon": (change(layer_norm_epsilon=0), "22000", "layer_norm_epsilon is not between 0 and 1"),
     # weights
     "no weights": (text("model.safetensors", None), "58P01", "has no model.safetensors"),
@@ -855,8 +865,8 @@ REFUSALS = {
             text("model.safetensors", None),
             text("model.safetensors.index.json", {"weight_map": [1]}),
         ),
-        "22P03",
-        "is not valid",
+        "22000",
+        "weight_map is not an object: [1]",
     ),
     "index names a path": (
         steps(
@@ -913,12 +923,12 @@ REFUSALS = {
         "0A000",
         "add_prefix_space is set",
     ),
-    "WordPiece": (tokenizer(model__type="WordPiece"), "0A000", "its model is WordPiece, not BPE"),
+    "WordPiece": (tokenizer(model__type="WordPiece"), "0A000", 'its model is "WordPiece", not BPE'),
     "normalizer": (tokenizer(normalizer={"type": "NFC"}), "0A000", "it has a normalizer"),
     "words": (
         tokenizer(pre_tokenizer={"type": "Whitespace"}),
         "0A000",
-        "its pre_tokenizer is Whitespace, not ByteLevel",
+        'its pre_tokenizer is "Whitespace", not ByteLevel',
     ),
     "prefix space": (
         tokenizer(pre_tokenizer__add_prefix_space=True),
@@ -932,7 +942,7 @@ REFUSALS = {
     "lstrip": (
         tokenizer(added_tokens=[{"id": 259, "content": "<mask>", "lstrip": True}]),
         "0A000",
-        "lstrip is set for the added token '<mask>'",
+        'lstrip is set for the added token "<mask>"',
     ),
     "overlap": (
         tokenizer(
@@ -942,7 +952,7 @@ REFUSALS = {
             ]
         ),
         "0A000",
-        "the added tokens 'cd' and 'abc' overlap",
+        'the added tokens "cd" and "abc" overlap',
     ),
     "two ids": (
         tokenizer(added_tokens=[{"id": 259, "content": "a"}]),
@@ -952,7 +962,7 @@ REFUSALS = {
     "an added byte": (
         tokenizer(added_tokens=[{"id": 165, "content": "é"}]),
         "0A000",
-        "the added token 'é' is a byte",
+        'the added token "é" is a byte',
     ),
     "no vocabulary": (lambda d: None, "58P01", "has no vocabulary"),
     "spiece.model": (text("spiece.model", ""), "0A000", "it is spiece.model"),
@@ -960,12 +970,12 @@ REFUSALS = {
     "class of the tokenizer": (
         text("tokenizer_config.json", {"tokenizer_class": "T5Tokenizer"}),
         "0A000",
-        "its tokenizer_class is T5Tokenizer",
+        'its tokenizer_class is "T5Tokenizer"',
     ),
     "class in config.json": (
         steps(vocab(lambda ids: None), change(tokenizer_class="BertTokenizer")),
         "0A000",
-        "its tokenizer_class is BertTokenizer",
+        'its tokenizer_class is "BertTokenizer"',
     ),
     "eos beyond the tokens": (
         steps(vocab(lambda ids: None), change(eos_token_id=[1, 270])),
@@ -975,7 +985,7 @@ REFUSALS = {
     "eos is a text": (
         steps(vocab(lambda ids: None), change(eos_token_id="</s>")),
         "22000",
-        "eos_token_id is not a token id: '</s>'",
+        'eos_token_id is not a token id: "</s>"',
     ),
     "added <s>": (
         tokenizer(
@@ -987,9 +997,9 @@ REFUSALS = {
         "0A000",
         "its post_processor adds tokens",
     ),
-    "not a tokenizer": (text("tokenizer.json", {"model": 1}), "22000", "is not consistent"),
-    "vocab is a list": (tokenizer(model__vocab=[1]), "22000", "is not consistent"),
-    "merges is a number": (tokenizer(model__merges=1), "22000", "is not consistent"),
+    "not a tokenizer": (text("tokenizer.json", {"model": 1}), "22000", "model is not an object: 1"),
+    "vocab is a list": (tokenizer(model__vocab=[1]), "22000", "vocab is not an object: [1]"),
+    "merges is a number": (tokenizer(model__merges=1), "22000", "merges is not a list: 1"),
 }
 
 
@@ -1065,7 +1075,7 @@ TWICE = b'{"a": %s, "a": %s}' % ((json.dumps(entry(0, 8)).encode(),) * 2)
 ATTACKS = {
     "empty": (b"", "fewer than the length of a header has"),
     "no header": (b"\0\0\0", "fewer than the length of a header has"),
-    "header too large": (file_of({}, n_header=2**62), "at most 100000000 are allowed"),
+    "header too large": (file_of({}, n_header=2**62), "at most 10000000 are allowed"),
     "header beyond the end": (
         file_of({}, n_header=99),
         "Its header would have 99 bytes, the file has 10",
@@ -1073,12 +1083,12 @@ ATTACKS = {
     "not JSON": (file_of(b"not JSON"), "Expecting value"),
     "not UTF-8": (file_of(b'{"\xff": 1}'), "not UTF-8"),
     "not an object": (file_of(b"[]"), "not an object"),
-    "pickle": (b"\x80\x02}q\x00." * 3, "at most 100000000 are allowed"),
+    "pickle": (b"\x80\x02}q\x00." * 3, "at most 10000000 are allowed"),
     "name twice": (file_of(TWICE, bytes(8)), 'Key "a" is there twice'),
     "entry is a list": (file_of({"a": []}), "needs dtype, shape and data_offsets"),
     "entry without dtype": (file_of({"a": {"shape": []}}), "needs dtype, shape and data_offsets"),
     "entry with more": (file_of({"a": entry(0, 8, x=1)}, bytes(8)), "needs dtype, shape and"),
-    "unknown dtype": (file_of({"a": entry(0, 8, dtype="F33")}, bytes(8)), "unknown dtype 'F33'"),
+    "unknown dtype": (file_of({"a": entry(0, 8, dtype="F33")}, bytes(8)), 'unknown dtype "F33"'),
     "dtype is a list": (file_of({"a": entry(0, 8, dtype=[])}, bytes(8)), "unknown dtype []"),
     "negative shape": (file_of({"a": entry(0, 8, shape=(-2, -1))}, bytes(8)), "shape [-2, -1]"),
     "fraction in a shape": (file_of({"a": entry(0, 8, shape=(2.0,))}, bytes(8)), "shape [2.0]"),
@@ -1087,7 +1097,7 @@ ATTACKS = {
     "shape does not fit": (file_of({"a": entry(0, 8, shape=(3,))}, bytes(8)), "has 12 bytes"),
     "shape overflows": (
         file_of({"a": entry(0, 8, shape=(2**32, 2**32, 2**32))}, bytes(8)),
-        "its offsets are",
+        "has the shape [4294967296, 4294967296, 4294967296]",
     ),
     "hole at the start": (file_of({"a": entry(4, 12)}, bytes(12)), '"a" does not begin where'),
     "hole": (

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt2_loader import files
-from gpt2_loader.errors import MALFORMED_FILE, NO_FILE, UNSUPPORTED, WRONG_DATA, LoadError
+from gpt2_loader.errors import NO_FILE, UNSUPPORTED, WRONG_DATA, LoadError
+from gpt2_loader.files import expect, member, show
 from gpt2_loader.safetensors_header import ITEM_SIZE, read_header
 from gpt2_loader.vocabulary import OWN_N_TOKEN, read_vocabulary
 
@@ -39,6 +40,8 @@ ACTIVATIONS = {
 IGNORED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|multiple_choice_head\..*")
 
 DTYPES = ("F32", "F16", "BF16")
+
+MAX_NAME = 255  # characters of a file's name; no system has more
 
 # A product of two float4 below about 1e-38 is an underflow, which pgvector raises as an error.
 # Weights this small are stored as 0: beside a weight of usual size, 0.01, they are some 1e-28,
@@ -107,7 +110,7 @@ class Checkpoint:
         if not np.isfinite(array).all():
             raise LoadError(
                 WRONG_DATA,
-                f'tensor "{tensor.name}" has a NaN or an infinity',
+                f"tensor {show(tensor.name)} has a NaN or an infinity",
                 f'It is in file "{tensor.path}".',
             )
         array[np.abs(array) < TINY] = 0
@@ -122,7 +125,7 @@ class Checkpoint:
 def _config_file(directory):
     """The path of a model directory's config.json, and what it holds."""
     path = os.path.join(directory, "config.json")
-    if not os.path.isfile(path):
+    if not files.has(directory, "config.json"):
         lora = files.has(directory, "adapter_config.json")
         raise LoadError(
             NO_FILE,
@@ -152,43 +155,38 @@ def read_config(path, config):
         n = value(key, default, *synonyms)
         if type(n) is not int or n < 1:
             raise LoadError(
-                WRONG_DATA, f"{key} is not a positive integer: {n!r}", f'File "{path}" has it.'
+                WRONG_DATA, f"{key} is not a positive integer: {show(n)}", f'File "{path}" has it.'
             )
         if most is not None and n > most:
             raise unsupported(f"{key} {n}", f"The largest is {most}.")
         return n
 
     def flag(key, default):
-        on = value(key, default)
-        if not isinstance(on, bool):
-            raise LoadError(
-                WRONG_DATA, f"{key} is neither true nor false: {on!r}", f'File "{path}" has it.'
-            )
-        return on
+        return expect(value(key, default), bool, key, path)
 
-    architectures = config.get("architectures") or []
+    architectures = member(config, "architectures", list, path, [])
     model_type = config.get("model_type", "gpt2" if architectures else None)
     if model_type != "gpt2":
-        raise unsupported(f"model_type {_quote(model_type)}", "Only gpt2 is.")
+        raise unsupported(f"model_type {show(model_type)}", "Only gpt2 is.")
     if architectures and not any(name in ARCHITECTURES for name in architectures):
         raise unsupported(
-            f"architecture {_quote(architectures[0])}", f"Supported are {', '.join(ARCHITECTURES)}."
+            f"architecture {show(architectures[0])}", f"Supported are {', '.join(ARCHITECTURES)}."
         )
     if config.get("quantization_config"):
         raise unsupported("a quantized checkpoint", "Save the model in float32 or float16.")
     for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
         if flag(key, False):
             raise unsupported(key)
-    activation = value("activation_function", "gelu_new")
+    activation = expect(value("activation_function", "gelu_new"), str, "activation_function", path)
     if activation not in ACTIVATIONS:
         raise unsupported(
-            f"activation_function {_quote(activation)}", f"Supported are {', '.join(ACTIVATIONS)}."
+            f"activation_function {show(activation)}", f"Supported are {', '.join(ACTIVATIONS)}."
         )
     epsilon = value("layer_norm_epsilon", 1e-5)
     if type(epsilon) not in (int, float) or not 0 < epsilon < 1:
         raise LoadError(
             WRONG_DATA,
-            f"layer_norm_epsilon is not between 0 and 1: {epsilon!r}",
+            f"layer_norm_epsilon is not between 0 and 1: {show(epsilon)}",
             f'File "{path}" has it.',
         )
 
@@ -238,10 +236,10 @@ def read_tokens(directory, config, n_vocab, vocabulary):
         default = None if generation or n_token != OWN_N_TOKEN else OWN_N_TOKEN - 1
         value = values.get(key, default)
         value = [] if value is None else value if isinstance(value, list) else [value]
-        wrong = next((i for i in value if type(i) is not int), None)
-        if wrong is not None:
+        wrong = [i for i in value if type(i) is not int]
+        if wrong:
             raise LoadError(
-                WRONG_DATA, f"{key} is not a token id: {wrong!r}", f'File "{path}" has it.'
+                WRONG_DATA, f"{key} is not a token id: {show(wrong[0])}", f'File "{path}" has it.'
             )
         met = [i for i in dict.fromkeys(value) if 0 <= i < n_vocab]
         beyond = next((i for i in met if i >= n_token), None)
@@ -300,7 +298,7 @@ def _find_tensors(directory, config):
         if short in found:
             raise LoadError(
                 WRONG_DATA,
-                f'tensor "{short}" is there twice',
+                f"tensor {show(short)} is there twice",
                 'Once with and once without "transformer." before its name.',
             )
         if not IGNORED.fullmatch(short):
@@ -321,14 +319,15 @@ def _find_tensors(directory, config):
         if tensor.dtype not in DTYPES:
             raise LoadError(
                 UNSUPPORTED,
-                f'tensor "{tensor.name}" has the unsupported dtype {tensor.dtype}',
+                f"tensor {show(tensor.name)} has the unsupported dtype {tensor.dtype}",
                 f'It is in file "{tensor.path}".',
                 "Save the model in float32, float16 or bfloat16.",
             )
         if tensor.shape != shape:
             raise LoadError(
                 WRONG_DATA,
-                f'tensor "{tensor.name}" has shape {list(tensor.shape)} instead of {list(shape)}',
+                f"tensor {show(tensor.name)} has shape {show(tensor.shape)} "
+                f"instead of {list(shape)}",
                 f'File "{tensor.path}" does not fit config.json.',
             )
         tensors[name] = tensor
@@ -336,7 +335,7 @@ def _find_tensors(directory, config):
         tensor = min(found.values())
         raise LoadError(
             UNSUPPORTED,
-            f'tensor "{tensor.name}" is not one of GPT-2\'s',
+            f"tensor {show(tensor.name)} is not one of GPT-2's",
             f'It is in file "{tensor.path}"; the model would not be what it is without it.',
             "A LoRA adapter has to be merged into its model before." if "lora_" in tensor.name
             else None,
@@ -348,8 +347,7 @@ def _all_tensors(directory):
     """{name: Tensor} of the directory's safetensors file, or of all that its index names."""
     if files.has(directory, WEIGHTS):
         return read_header(os.path.join(directory, WEIGHTS))
-    path = os.path.join(directory, INDEX)
-    if not os.path.isfile(path):
+    if not files.has(directory, INDEX):
         others = [
             os.path.basename(name)
             for pattern in ("*.safetensors", "*.bin", "*.pt", "*.ckpt*", "*.h5", "*.msgpack")
@@ -358,31 +356,37 @@ def _all_tensors(directory):
         raise LoadError(
             NO_FILE,
             f'directory "{directory}" has no {WEIGHTS}',
-            f"It has {', '.join(others)}." if others else f"It has no {INDEX} either.",
+            f"It has {', '.join(map(show, others[:8]))}." if others
+            else f"It has no {INDEX} either.",
             "Convert it: save_pretrained() of transformers writes model.safetensors."
             if others else None,
         )  # fmt: skip
-    shards = files.read_json(path).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(s, str) for s in shards.values()):
-        raise LoadError(MALFORMED_FILE, f'file "{path}" is not valid', "It has no weight_map.")
-    headers = {}
-    for shard in sorted(set(shards.values())):
-        if os.path.basename(shard) != shard or not shard.endswith(".safetensors"):
+    return _sharded_tensors(directory, os.path.join(directory, INDEX))
+
+
+def _sharded_tensors(directory, path):
+    """{name: Tensor} of all that an index says, at a path. Nothing else of a shard is kept."""
+    index = files.read_json(path, files.MAX_INDEX)
+    names = {}
+    for name, shard in expect(index.get("weight_map"), dict, "weight_map", path).items():
+        expect(shard, str, "a shard in weight_map", path)
+        is_name = os.path.basename(shard) == shard and len(shard) <= MAX_NAME
+        if not is_name or not shard.endswith(".safetensors"):
             raise LoadError(
                 WRONG_DATA,
-                f'file "{path}" names {_quote(shard)}',
+                f'file "{path}" names {show(shard)}',
                 "A shard is a safetensors file in the same directory.",
             )
-        headers[shard] = read_header(os.path.join(directory, shard))
-    for name, shard in shards.items():
-        if name not in headers[shard]:
-            raise LoadError(
-                WRONG_DATA,
-                f'tensor "{name}" is missing',
-                f'File "{path}" says that it is in {shard}.',
-            )
-    return {name: headers[shard][name] for name, shard in shards.items()}
-
-
-def _quote(value):
-    return f'"{value}"'
+        names.setdefault(shard, []).append(name)
+    tensors = {}
+    for shard in sorted(names):
+        header = read_header(os.path.join(directory, shard))
+        for name in names[shard]:
+            if name not in header:
+                raise LoadError(
+                    WRONG_DATA,
+                    f"tensor {show(name)} is missing",
+                    f'File "{path}" says that it is in {show(shard)}.',
+                )
+            tensors[name] = header[name]
+    return tensors

@@ -6,7 +6,7 @@ import os
 from importlib import resources
 from typing import NamedTuple
 
-import ml_dtypes  # noqa: F401  numpy knows bfloat16 by it
+import ml_dtypes
 import numpy as np
 import psycopg
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,7 @@ from gpt2_loader.errors import (
     NOT_READY,
     LoadError,
 )
+from gpt2_loader.files import open_file, show
 from gpt2_loader.vocabulary import OTHERS
 
 HUB_FILES = [
@@ -35,20 +36,33 @@ HUB_FILES = [
     *OTHERS,
 ]
 
+DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
 
 def read_tensor(tensor, start, stop):
     """Rows start .. stop - 1 of a Tensor, in its own dtype.
 
     The file is opened at every read: pages of a mapping count as the process's memory until it
-    is closed, and the largest files have gigabytes.
+    is closed, and the largest files have gigabytes. Its header was checked (safetensors_header.py),
+    so what the package refuses, or sees otherwise, was changed since then.
     """
-    try:
-        with safe_open(tensor.path, framework="numpy") as file:
-            return np.asarray(file.get_slice(tensor.name)[start:stop])
-    except SafetensorError as error:
+    with open_file(tensor.path):  # the package would wait for a pipe
+        try:
+            with safe_open(tensor.path, framework="numpy") as file:
+                array = np.asarray(file.get_slice(tensor.name)[start:stop])
+        except (SafetensorError, OSError) as error:
+            raise LoadError(
+                MALFORMED_FILE,
+                f'file "{tensor.path}" changed while it was read',
+                f"It is no longer a safetensors file with the tensor: {show(str(error))}",
+            ) from None
+    if array.shape != (stop - start, *tensor.shape[1:]) or array.dtype != DTYPES[tensor.dtype]:
         raise LoadError(
-            MALFORMED_FILE, f'file "{tensor.path}" is not a valid safetensors file', f"{error}."
-        ) from None
+            MALFORMED_FILE,
+            f'file "{tensor.path}" changed while it was read',
+            f"Tensor {show(tensor.name)} is now of another shape or dtype.",
+        )
+    return array
 
 
 def connect(dsn):

@@ -10,6 +10,8 @@ NO_FILE = "58P01"
 NO_PRIVILEGE = "42501"
 IO_ERROR = "58030"
 NOT_READY = "55000"
+TOO_LARGE = "54000"
+WRONG_FILE = "42809"
 
 
 class LoadError(Exception):

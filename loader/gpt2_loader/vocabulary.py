@@ -12,11 +12,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from gpt2_loader.errors import NO_FILE, UNSUPPORTED, WRONG_DATA, LoadError
-from gpt2_loader.files import has, read_json, read_text
+from gpt2_loader.files import (
+    MAX_DIGITS,
+    MAX_VOCABULARY,
+    expect,
+    has,
+    member,
+    read_json,
+    read_lines,
+    show,
+)
 
 OWN = "gpt2"  # the name of GPT-2's own vocabulary, tokenizer 1 of the extension
 OWN_N_TOKEN = 50257
@@ -30,8 +38,18 @@ CLASSES = (
 # files of other tokenizers
 OTHERS = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.bpe")
 _OR_OWN = "Where it is GPT-2's own, say so: --tokenizer gpt2, or tokenizer => 'gpt2'."
-# attributes of a tokenizer that name a special token; other ones end in _token
+# attributes of a tokenizer that name a special token, or several; other ones end in _token
+SPECIAL = (
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"
+)  # fmt: skip
 LISTS_OF_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
+
+# what an option has that is not set
+UNSET = (None, False, "", 0)
+
+MAX_TOKENS = 1_000_000  # sql/tokenizer/bpe.sql has a character for each; the largest have 250,000
+MAX_TOKEN = 500  # characters of a token, which an index has to hold; GPT-2's longest has 128
+MAX_ADDED = 1_000_000  # characters of all added tokens: 50,000 words
 
 
 class Vocabulary(NamedTuple):
@@ -116,17 +134,15 @@ def read_vocabulary(tokenizer, directory, config, n_vocab):
     path = os.path.join(directory, "tokenizer_config.json")
     options = read_json(path) if has(directory, "tokenizer_config.json") else {}
     for option in ("add_prefix_space", "add_bos_token", "add_eos_token"):
-        if options.get(option):
+        if options.get(option) not in UNSET:
             raise _unsupported(path, f"{option} is set")
     for file, values in ((path, options), (os.path.join(directory, "config.json"), config)):
         name = values.get("tokenizer_class")
         if name is not None and name not in CLASSES:
-            raise _unsupported(file, f"its tokenizer_class is {name}")
+            raise _unsupported(file, f"its tokenizer_class is {show(name)}")
     path = os.path.join(directory, "tokenizer.json")
     if has(directory, "tokenizer.json"):
-        file = read_json(path)
-        with _consistent(path):
-            ids, merges, added = _read_tokenizer_json(path, file)
+        ids, merges, added = _read_tokenizer_json(path, read_json(path, MAX_VOCABULARY))
         return _with_added(path, directory, options, ids, merges, added)
 
     names = ("vocab.json", "merges.txt")
@@ -141,13 +157,12 @@ def read_vocabulary(tokenizer, directory, config, n_vocab):
     if missing:
         return _none(directory, n_vocab)
     path = os.path.join(directory, "vocab.json")
-    lines = read_text(os.path.join(directory, "merges.txt")).split("\n")
     merges = [
-        line.rstrip("\r").split(" ")
-        for line in lines
+        line.rstrip("\r").split(" ", 2)
+        for line in read_lines(os.path.join(directory, "merges.txt"), MAX_VOCABULARY)
         if line.strip() and not line.startswith("#version")
     ]
-    return _with_added(path, directory, options, read_json(path), merges, [])
+    return _with_added(path, directory, options, read_json(path, MAX_VOCABULARY), merges, [])
 
 
 def _none(directory, n_vocab):
@@ -174,17 +189,17 @@ def _none(directory, n_vocab):
 def _read_tokenizer_json(path, file):
     """ids, merges and added tokens of a file of the tokenizers library; what is not GPT-2's way is
     refused."""
-    model = _part(path, file, "model")
+    model = member(file, "model", dict, path, {})
     if model.get("type", "BPE") != "BPE":
-        raise _unsupported(path, f"its model is {model['type']}, not BPE")
+        raise _unsupported(path, f"its model is {show(model['type'])}, not BPE")
     if file.get("normalizer") is not None:
         raise _unsupported(path, "it has a normalizer")
-    words = _part(path, file, "pre_tokenizer")
+    words = member(file, "pre_tokenizer", dict, path, {})
     if words.get("type") != "ByteLevel":
-        raise _unsupported(path, f"its pre_tokenizer is {words.get('type')}, not ByteLevel")
-    if words.get("add_prefix_space", True):
+        raise _unsupported(path, f"its pre_tokenizer is {show(words.get('type'))}, not ByteLevel")
+    if words.get("add_prefix_space") is not False:
         raise _unsupported(path, "add_prefix_space is set")
-    if not words.get("use_regex", True):
+    if words.get("use_regex", True) is not True:
         raise _unsupported(path, "use_regex is not set")
     for option in (
         "dropout",
@@ -192,31 +207,48 @@ def _read_tokenizer_json(path, file):
         "continuing_subword_prefix",
         "end_of_word_suffix",
     ):
-        if model.get(option):
+        if model.get(option) not in UNSET:
             raise _unsupported(path, f"{option} is set")
-    after = _part(path, file, "post_processor")
-    adds = [part for part in after.get("single", []) if "SpecialToken" in part]
+    after = member(file, "post_processor", dict, path, {})
+    parts = member(after, "single", list, path, [])
+    adds = [
+        part for part in parts
+        if "SpecialToken" in expect(part, dict, "a part of post_processor", path)
+    ]  # fmt: skip
     if after.get("type", "ByteLevel") not in ("ByteLevel", "TemplateProcessing") or adds:
         raise _unsupported(path, "its post_processor adds tokens")
-    merges = [
-        merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges", [])
+    merges = [_merge(path, merge) for merge in member(model, "merges", list, path, [])]
+    tokens = [
+        expect(token, dict, "an added token", path)
+        for token in member(file, "added_tokens", list, path, [])
     ]
-    added = [_added_token(path, token, token["id"]) for token in file.get("added_tokens") or []]
-    return dict(_part(path, model, "vocab")), merges, added
+    added = [
+        _added_token(path, token, expect(token.get("id"), int, "the id of an added token", path))
+        for token in tokens
+    ]
+    return member(model, "vocab", dict, path, {}), merges, added
+
+
+def _merge(path, value):
+    """[left, right] of a merge of tokenizer.json: a text with a space in it, or a list."""
+    if isinstance(value, str):
+        return value.split(" ", 2)
+    parts = expect(value, list, "a merge", path)
+    return [expect(part, str, "a part of a merge", path) for part in parts]
 
 
 def _added_token(path, value, number=None, special=False):
     """The _Added of its description: a text, or an object with its options."""
     if isinstance(value, str):
         value = {"content": value}
-    content = value["content"]
-    if not isinstance(content, str) or not content:
-        raise _wrong(path, f"An added token is {content!r}.")
+    content = expect(value, dict, "an added token", path).get("content")
+    if not expect(content, str, "the content of an added token", path):
+        raise _wrong(path, "An added token is empty.")
     for option in ("lstrip", "rstrip", "single_word"):
-        if value.get(option):
-            raise _unsupported(path, f"{option} is set for the added token {content!r}")
-    special = bool(value.get("special", special))
-    return _Added(content, number, special, bool(value.get("normalized", not special)))
+        if value.get(option) not in UNSET:
+            raise _unsupported(path, f"{option} is set for the added token {show(content)}")
+    special = member(value, "special", bool, path, special)
+    return _Added(content, number, special, member(value, "normalized", bool, path, not special))
 
 
 def _with_added(path, directory, options, ids, merges, added):
@@ -226,29 +258,34 @@ def _with_added(path, directory, options, ids, merges, added):
     it special_tokens_map.json says which are special and added_tokens.json adds some. A special
     token that nothing lists is an added one too.
     """
-    listed = options.get("added_tokens_decoder")
-    named = dict(options)
     source = os.path.join(directory, "tokenizer_config.json")
-    with _consistent(source):
-        if listed is not None:
-            added = added + [
-                _added_token(source, token, int(number)) for number, token in listed.items()
-            ]
-    if listed is None:
-        source = os.path.join(directory, "special_tokens_map.json")
-        if has(directory, "special_tokens_map.json"):
-            named.update(read_json(source))
-    with _consistent(source):
+    listed = member(options, "added_tokens_decoder", dict, source)
+    named = dict(options)
+    if listed is not None:
         special = _special_tokens(source, named)
+        added = added + [
+            _added_token(source, token, _id(source, number)) for number, token in listed.items()
+        ]
+        return _vocabulary(path, ids, merges, added, special)
+    source = os.path.join(directory, "special_tokens_map.json")
+    if has(directory, "special_tokens_map.json"):
+        named.update(read_json(source))
+    special = _special_tokens(source, named)
     source = os.path.join(directory, "added_tokens.json")
-    if listed is None and has(directory, "added_tokens.json"):
+    if has(directory, "added_tokens.json"):
         names = {token.content for token in special}
-        with _consistent(source):
-            added = added + [
-                _added_token(source, {"content": content, "special": content in names}, number)
-                for content, number in read_json(source).items()
-            ]
+        added = added + [
+            _added_token(source, {"content": content, "special": content in names}, number)
+            for content, number in read_json(source, MAX_VOCABULARY).items()
+        ]
     return _vocabulary(path, ids, merges, added, special)
+
+
+def _id(path, key):
+    """The id that a key of added_tokens_decoder means."""
+    if not (key.isascii() and key.isdecimal() and len(key) <= MAX_DIGITS):
+        raise _wrong(path, f"The id {show(key)} is not a number from 0 on.")
+    return int(key)
 
 
 def _special_tokens(path, named):
@@ -256,42 +293,42 @@ def _special_tokens(path, named):
     if named.get("tokenizer_class") not in ("PreTrainedTokenizerFast", "TokenizersBackend"):
         for key in ("bos_token", "eos_token", "unk_token"):
             named.setdefault(key, END_OF_TEXT)
+    # what is no text nor an object is no token where the name is not one that transformers knows
     values = [
         value for key, value in named.items()
-        if key.endswith("_token") and isinstance(value, (str, dict)) and value
+        if (key in SPECIAL or (key.endswith("_token") and isinstance(value, (str, dict))))
+        and value not in UNSET
     ]  # fmt: skip
     for key in LISTS_OF_SPECIAL:
-        more = named.get(key) or []
-        values += more.values() if isinstance(more, dict) else more
+        more = named.get(key)
+        if more not in UNSET:
+            more = more.values() if isinstance(more, dict) else expect(more, list, key, path)
+            values += more
     return [_added_token(path, value, special=True)._replace(special=True) for value in values]
-
-
-def _part(path, file, key):
-    """The object at a key of a JSON object, or an empty one."""
-    value = file.get(key)
-    if not isinstance(value, (dict, type(None))):
-        raise _wrong(path, f'"{key}" is not an object.')
-    return value or {}
 
 
 def _vocabulary(path, ids, merges, added, special):
     """The Vocabulary of {token as written: id}, [left, right] as written, and _Added tokens."""
     wrong = next((t for t, i in ids.items() if type(i) is not int or i < 0), None)
     if wrong is not None:
-        raise _wrong(path, f"The id of {wrong!r} is not a number from 0 on.")
+        raise _wrong(path, f"The id of {show(wrong)} is not a number from 0 on.")
     ids = dict(ids)
+    following = max(ids.values(), default=-1) + 1
     known = {}
     byte_of = byte_encoder()
     for token in (*added, *special):
-        number = token.id
-        if number is None:
-            number = ids.get(token.content, max(ids.values(), default=-1) + 1)
-        if type(number) is not int or ids.setdefault(token.content, number) != number:
-            raise _wrong(path, f"{token.content!r} has the ids {ids[token.content]} and {number}.")
+        number = ids.get(token.content, following) if token.id is None else token.id
+        if type(number) is not int or number < 0:
+            raise _wrong(path, f"The id of {show(token.content)} is not a number from 0 on.")
+        if ids.setdefault(token.content, number) != number:
+            first = ids[token.content]
+            raise _wrong(path, f"{show(token.content)} has the ids {first} and {number}.")
+        following = max(following, number + 1)
         if token.content not in known or token.special:
             known[token.content] = token
         if len(token.content) == 1 and token.content in byte_of and not token.content.isascii():
-            raise _unsupported(path, f"the added token {token.content!r} is a byte's name")
+            raise _unsupported(path, f"the added token {show(token.content)} is a byte's name")
+    _check_sizes(path, ids, known)
     _check_overlaps(path, known.values())
 
     written = {i: token for token, i in ids.items()}
@@ -311,13 +348,12 @@ def _vocabulary(path, ids, merges, added, special):
         # An added token is a text as it is. So is one with other characters, as in `tokenizers`.
         if token not in known and all(character in byte_of for character in token):
             return bytes(byte_of[character] for character in token)
-        with _consistent(path):
-            return token.encode()
+        return token.encode()
 
     pairs = {}
     for merge in merges:
         if len(merge) != 2 or not all(part in ids for part in (*merge, "".join(merge))):
-            raise _wrong(path, f"The merge {' '.join(map(str, merge))!r} is not of its tokens.")
+            raise _wrong(path, f"The merge {show(' '.join(merge))} is not of its tokens.")
         left, right = merge
         pairs[ids[left], ids[right]] = ids[left + right]
     if len(pairs) < len(merges):
@@ -334,27 +370,38 @@ def _check_overlaps(path, tokens):
     normalized after the others, the extension for all at once."""
     first = [token.content for token in tokens if not token.normalized]
     then = [token.content for token in tokens if token.normalized]
-    for a in first:
-        for b in then:
-            if (
-                a in b
-                or b in a
-                or any(
-                    a.endswith(b[:n]) or b.endswith(a[:n]) for n in range(1, min(len(a), len(b)))
-                )
-            ):
-                raise _unsupported(
-                    path, f"the added tokens {a!r} and {b!r} overlap, and one is normalized"
-                )
+    pair = _overlap(first, then) or _overlap(then, first)
+    if pair:
+        a, b = map(show, pair if pair[0] in first else reversed(pair))
+        raise _unsupported(path, f"the added tokens {a} and {b} overlap, and one is normalized")
 
 
-@contextmanager
-def _consistent(path):
-    """Turns what a part of the wrong type leads to into an error of the file."""
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _wrong(path, f"A part of it is missing or of the wrong type: {error}.") from None
+def _overlap(texts, others):
+    """(a, b): a text that one of the others holds, or begins with the end of which; or None."""
+    whole = set(texts)
+    lengths = {len(a) for a in texts}
+    beginnings = {a[:n]: a for a in texts for n in range(1, len(a))}
+    for b in others:
+        parts = (b[i : i + n] for n in lengths for i in range(len(b) - n + 1))
+        ends = (b[i:] for i in range(1, len(b)))
+        held = next((part for part in parts if part in whole), None)
+        begun = next((beginnings[end] for end in ends if end in beginnings), None)
+        if held or begun:
+            return held or begun, b
+    return None
+
+
+def _check_sizes(path, ids, added):
+    """Refuses more tokens, and longer ones, than the extension can have; added: what was added."""
+    longest = max(map(len, ids), default=0)
+    total = sum(map(len, added))
+    for n, most, what in (
+        (len(ids), MAX_TOKENS, "tokens"),
+        (longest, MAX_TOKEN, "characters in a token"),
+        (total, MAX_ADDED, "characters in added tokens"),
+    ):
+        if n > most:
+            raise _unsupported(path, f"it has {n} {what}, more than {most}")
 
 
 def _wrong(path, detail):
