@@ -567,7 +567,7 @@ def test_parallel_scan(tx):
     (plan,) = one(tx, f"EXPLAIN (ANALYZE, VERBOSE, FORMAT JSON) {query}")
     gather = plan["Plan"]
     assert gather["Node Type"] == "Gather" and gather["Workers Launched"] >= 1
-    assert "gpt2_generate" in str(gather["Plans"][0]["Output"])
+    assert "gpt2._generate" in str(gather["Plans"][0]["Output"])
 
 
 # ---- Stopping it

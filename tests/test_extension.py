@@ -308,8 +308,6 @@ def test_volatility_and_parallel_safety(conn):
         assert parallel == ("u" if name in writers else "s"), name
         if name in writers | {
             "gpt2_generate",
-            "gpt2_complete",
-            "_stream",
             "_random_seed",
             "_raise",
             "_assert",

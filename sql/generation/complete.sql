@@ -1,45 +1,39 @@
 -- Completions as rows: several of one prompt, which is read once, and how each came about.
 
 
-CREATE FUNCTION gpt2_complete(
-    prompt text DEFAULT NULL, max_tokens int DEFAULT 32, n int DEFAULT 1,
-    temperature float8 DEFAULT 0, top_k int DEFAULT NULL,
---@include ../arguments/filters.sql
---@include ../arguments/draw.sql
---@include ../arguments/processors.sql
---@include ../arguments/ends.sql
---@include ../arguments/prompt.sql
---@include ../arguments/reading.sql
-    echo boolean DEFAULT true, model text DEFAULT NULL
+CREATE FUNCTION gpt2._check_n(n int, seed bigint)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN gpt2._assert(n BETWEEN 1 AND 1000, 'invalid_parameter_value',
+           'n must be between 1 and 1000',
+           format('It is %s; all completions are kept until the last is made.',
+                  coalesce(n::text, 'NULL')),
+           'Leave it out for one; for more than 1000 call again: completion i has the seed '
+           'seed + i - 1.')
+       AND gpt2._assert(coalesce(seed, 0) <= 9223372036854775807 - (n - 1),
+           'invalid_parameter_value',
+           format('seed %s is too large for %s completions', seed, n),
+           'Completion i has the seed seed + i - 1.', 'Use a smaller seed.');
+COMMENT ON FUNCTION gpt2._check_n IS
+    'true, or an error where there cannot be so many completions from this seed on';
+
+
+CREATE FUNCTION gpt2._complete(
+    prompt gpt2._prompt, max_tokens int, n int, o gpt2._options, random_seed bigint,
+    prefix gpt2.prefix, steer gpt2.steering[], patch gpt2.activation[], echo boolean, model text
 ) RETURNS TABLE (
     choice int, text text, tokens int[], logprobs float8[], finish_reason text, prompt_tokens int,
     completion_tokens int
 )
-LANGUAGE sql VOLATILE PARALLEL SAFE COST 1000000 ROWS 1
+LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 1
 --@include ../model/settings.sql
 BEGIN ATOMIC
-    WITH asked AS (
-        SELECT coalesce(gpt2_complete.seed, gpt2._random_seed()) AS seed, ROW(
---@names ../arguments/filters.sql
---@names ../arguments/draw.sql
---@names ../arguments/processors.sql
---@names ../arguments/ends.sql
-            temperature, top_k)::gpt2._options AS options,
-            gpt2._prompt(gpt2_complete.prompt, input_ids, special_tokens, truncate) AS prompt
-        WHERE gpt2._assert(n >= 1, 'invalid_parameter_value', 'n must be 1 or more',
-                  format('It is %s.', coalesce(n::text, 'NULL')),
-                  'Leave it out for one completion.')
-          AND gpt2._assert(
-                  coalesce(gpt2_complete.seed, 0) <= 9223372036854775807 - (greatest(n, 1) - 1),
-                  'invalid_parameter_value',
-                  format('seed %s is too large for %s completions', gpt2_complete.seed, n),
-                  'Completion i has the seed seed + i - 1.', 'Use a smaller seed.')
-    ), request AS (
-        SELECT a.prompt, r.*
-        FROM asked AS a
-        CROSS JOIN LATERAL gpt2._request(
-            a.prompt, max_tokens, a.options, a.seed, prefix, gpt2_complete.steer,
-            gpt2_complete.patch, gpt2_complete.model, true) AS r
+    WITH request AS (
+        SELECT r.*
+        FROM gpt2._request(
+            prompt, max_tokens, o, coalesce((o).seed, random_seed), prefix, _complete.steer,
+            _complete.patch, _complete.model, true) AS r
+        WHERE gpt2._check_n(n, (o).seed)
     ), read AS MATERIALIZED (
         SELECT gpt2._run(r.start, r.m, r.n_prompt, steer => r.steer) AS context
         FROM request AS r
@@ -64,11 +58,45 @@ BEGIN ATOMIC
     CROSS JOIN completion AS c
     CROSS JOIN LATERAL gpt2._finish_reason(c.context, r.cut_short, r.bounds) AS f
     CROSS JOIN LATERAL (
-        SELECT gpt2._completion(gpt2._echo(r.prompt, r.m, echo), coalesce((c.context).bytes, ''),
+        SELECT gpt2._completion(gpt2._echo(prompt, r.m, echo), coalesce((c.context).bytes, ''),
                                 (r.bounds).stop, f.finish_reason) AS text
         OFFSET 0
     ) AS t
     ORDER BY c.choice;
+END;
+COMMENT ON FUNCTION gpt2._complete IS
+    'gpt2_complete''s work; random_seed is the first seed where the options have none';
+
+
+CREATE FUNCTION gpt2_complete(
+    prompt text DEFAULT NULL, max_tokens int DEFAULT 32, n int DEFAULT 1,
+    temperature float8 DEFAULT 0, top_k int DEFAULT NULL,
+--@include ../arguments/filters.sql
+--@include ../arguments/draw.sql
+--@include ../arguments/processors.sql
+--@include ../arguments/ends.sql
+--@include ../arguments/prompt.sql
+--@include ../arguments/reading.sql
+    echo boolean DEFAULT true, model text DEFAULT NULL
+) RETURNS TABLE (
+    choice int, text text, tokens int[], logprobs float8[], finish_reason text, prompt_tokens int,
+    completion_tokens int
+)
+-- STABLE, or it would see another model at each row; the seed that it draws is not (generate.sql)
+LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 1
+BEGIN ATOMIC
+    SELECT c.*
+    FROM gpt2._complete(
+        gpt2._prompt(prompt, input_ids, special_tokens, truncate), max_tokens, n,
+        ROW(
+--@names ../arguments/filters.sql
+--@names ../arguments/draw.sql
+--@names ../arguments/processors.sql
+--@names ../arguments/ends.sql
+            temperature, top_k)::gpt2._options,
+        gpt2._random_seed(), prefix, steer, patch, echo, model) AS c
+    -- true, and volatile, against Memoize (stream.sql)
+    WHERE coalesce(c.choice >= 1, clock_timestamp() IS NULL);
 END;
 COMMENT ON FUNCTION gpt2_complete IS
     'n completions of a prompt, a row each: text, tokens, log probabilities, and why it ended';

@@ -40,20 +40,19 @@ COMMENT ON AGGREGATE gpt2._advance_each(
 
 
 CREATE FUNCTION gpt2._stream(
-    prompt gpt2._prompt, max_tokens int, o gpt2._options, prefix gpt2.prefix, steer gpt2.steering[],
-    patch gpt2.activation[], echo boolean, model text
+    prompt gpt2._prompt, max_tokens int, o gpt2._options, random_seed bigint,
+    prefix gpt2.prefix, steer gpt2.steering[], patch gpt2.activation[], echo boolean, model text
 ) RETURNS TABLE (
     step int, token int, piece text, text text, logprob float8, finish_reason text
 )
-LANGUAGE sql VOLATILE PARALLEL SAFE ROWS 32
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 32
 --@include ../model/settings.sql
 BEGIN ATOMIC
     WITH request AS (
         SELECT r.*, gpt2._echo(prompt, r.m, echo) AS echo
-        FROM (SELECT coalesce((o).seed, gpt2._random_seed()) AS seed) AS a
-        CROSS JOIN LATERAL gpt2._request(
-            prompt, max_tokens, o, a.seed, prefix, _stream.steer, _stream.patch, _stream.model,
-            true) AS r
+        FROM gpt2._request(
+            prompt, max_tokens, o, coalesce((o).seed, random_seed), prefix, _stream.steer,
+            _stream.patch, _stream.model, true) AS r
     ), read AS (
         SELECT gpt2._run(r.start, r.m, r.n_prompt, steer => r.steer) AS context
         FROM request AS r
@@ -89,7 +88,8 @@ UNION ALL
     CROSS JOIN LATERAL gpt2._finish_reason(NULL, r.cut_short, r.bounds) AS f
     WHERE r.n_stop = r.n_prompt;
 END;
-COMMENT ON FUNCTION gpt2._stream IS 'a completion, a row a token';
+COMMENT ON FUNCTION gpt2._stream IS
+    'a completion, a row a token; random_seed is the seed where the options have none';
 
 
 CREATE FUNCTION gpt2_stream(
@@ -105,7 +105,7 @@ CREATE FUNCTION gpt2_stream(
 ) RETURNS TABLE (
     step int, token int, piece text, text text, logprob float8, finish_reason text
 )
--- STABLE, or it would not become part of the query; without a seed it is not
+-- STABLE, or it would not become part of the query; the seed that it draws is not (generate.sql)
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 32
 BEGIN ATOMIC
     SELECT (s.row).step, (s.row).token, (s.row).piece, (s.row).text, (s.row).logprob,
@@ -118,7 +118,7 @@ BEGIN ATOMIC
 --@names ../arguments/processors.sql
 --@names ../arguments/ends.sql
             temperature, top_k)::gpt2._options,
-        prefix, steer, patch, echo, model
+        gpt2._random_seed(), prefix, steer, patch, echo, model
     ) AS "row") AS s
     -- True, and volatile: else the planner may keep the rows of a prompt for the next row with the
     -- same one (Memoize), which is to have another seed.
