@@ -159,11 +159,12 @@ build/%--$(EXTVERSION).sql: extension/%.manifest $(SOURCES)
 	@mv $@.new $@
 
 # For servers where no extension files can be installed: the same in one plain script, without
-# what only an extension's script may say (the files in extension/).
+# what only an extension's script may say (the files in extension/), after what only such a one has
+# to say.
 build/gpt2.sql: extension/gpt2.manifest $(SOURCES)
 	@mkdir -p build
 	@grep -v '^extension/' $< > build/gpt2.manifest
-	@(printf 'BEGIN;\n' && extension/build build/gpt2.manifest && printf '\nCOMMIT;\n') > $@.new
+	@(cat extension/plain.sql && extension/build build/gpt2.manifest && printf '\nCOMMIT;\n') > $@.new
 	@mv $@.new $@
 
 build/regress:

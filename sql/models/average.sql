@@ -68,13 +68,14 @@ SET enable_mergejoin = off
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off
+-- so that numbers pass unchanged through JSON, and source says the weight
+SET extra_float_digits = 1
 AS $$
 DECLARE
     one gpt2.model;
     other gpt2.model;
     new int;
 BEGIN
-    PERFORM gpt2._check_name(name);
     PERFORM gpt2._assert(weight BETWEEN 0 AND 1, 'invalid_parameter_value',
         'weight must be between 0 and 1',
         format('It is %s; NaN and NULL are refused too.', coalesce(weight::text, 'NULL')),
@@ -87,7 +88,8 @@ BEGIN
     new := gpt2._add_model(name, to_jsonb(one) || jsonb_build_object(
         'base', NULL, 'revision', NULL, 'sha256', NULL,
         'source', format('average of "%s" and "%s", weight %s', one.name, other.name, weight)));
-    PERFORM gpt2._insert_mean(new, one, other, weight);
+    -- the product with a smaller weight could underflow
+    PERFORM gpt2._insert_mean(new, one, other, CASE WHEN weight < 1e-100 THEN 0 ELSE weight END);
     PERFORM gpt2._finish_model(new);
     RETURN name;
 END;

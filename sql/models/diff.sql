@@ -4,6 +4,8 @@
 CREATE FUNCTION gpt2._check_same_shape(a gpt2.model, b gpt2.model)
 RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
+-- so that different numbers are different as JSON
+SET extra_float_digits = 1
 BEGIN ATOMIC
     SELECT gpt2._assert(d.differences IS NULL, 'invalid_parameter_value',
         format('models "%s" and "%s" do not have the same shape', (a).name, (b).name),

@@ -18,9 +18,13 @@ CREATE FUNCTION gpt2._check_name(name text)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN gpt2._assert(name <> '', 'invalid_parameter_value',
-    'the name of a model may not be empty', 'It is what queries call it by.',
-    'SELECT name FROM gpt2_models(); lists those that are taken.');
-COMMENT ON FUNCTION gpt2._check_name IS 'true, or an error where a name is empty or NULL';
+        'the name of a model may not be empty', 'It is what queries call it by.',
+        'SELECT name FROM gpt2_models(); lists those that are taken.')
+    AND gpt2._assert(octet_length(name) <= 1000, 'invalid_parameter_value',
+        'the name of a model is too long',
+        format('It has %s bytes, 1000 is the most.', octet_length(name)), 'Use a shorter one.');
+COMMENT ON FUNCTION gpt2._check_name IS
+    'true, or an error where a name is empty, NULL, or longer than an index may hold';
 
 
 CREATE FUNCTION gpt2._add_model(
@@ -32,6 +36,7 @@ AS $$
 DECLARE
     new gpt2.model;
 BEGIN
+    PERFORM gpt2._check_name(name);
     new := jsonb_populate_record(NULL::gpt2.model, properties);
     new.is_default := false;
     -- here, and not at the first use (gpt2._erf)

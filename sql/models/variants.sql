@@ -8,12 +8,13 @@ CREATE FUNCTION gpt2_create_variant(name text, from_model text DEFAULT NULL)
 RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+-- so that numbers pass unchanged through JSON
+SET extra_float_digits = 1
 AS $$
 DECLARE
     parent gpt2.model;
     variant int;
 BEGIN
-    PERFORM gpt2._check_name(name);
     -- Nobody shall drop the base from here on.
     LOCK TABLE gpt2.model IN SHARE ROW EXCLUSIVE MODE;
     SELECT * INTO parent FROM gpt2._chosen_model(from_model);

@@ -78,7 +78,7 @@ BEGIN ATOMIC
                || CASE WHEN l.px >= 28 AND c.weight >= 0.005
                        THEN gpt2._svg_text(
                            l."left" + c.key * l.px + 14, l.top + c.query * l.px + 19,
-                           round(100 * c.weight)::text,
+                           round(100 * c.weight)::int::text,
                            ' text-anchor="middle" class="number t' || c.level || '"')
                        ELSE '' END AS element
         FROM cell AS c

@@ -48,7 +48,7 @@ BEGIN ATOMIC
         ORDER BY w.query_position, w.weight DESC, w.key_position
     )
     SELECT b.query_position, gpt2._terminal_label(b.query_piece), b.bars,
-           lpad(round(100 * m.weight)::text, 3) || '% ' || gpt2._terminal_label(m.key_piece)
+           lpad(round(100 * m.weight)::int::text, 3) || '% ' || gpt2._terminal_label(m.key_piece)
     FROM bar AS b
     JOIN most AS m ON m.query_position = b.query_position
     ORDER BY b.query_position;
@@ -63,13 +63,14 @@ CREATE FUNCTION gpt2_surprisal_text(
 ) RETURNS TABLE ("position" int, piece text, bits numeric, surprisal text)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 BEGIN ATOMIC
-    -- a character a bit
+    -- a character a bit, of a model that is far off the first 64
     SELECT s."position", gpt2._terminal_label(s.piece), round(s.bits::numeric, 1),
            repeat('█', e.eighths / 8) || substr('▏▎▍▌▋▊▉', e.eighths % 8, (e.eighths % 8 > 0)::int)
     FROM gpt2_score(gpt2_surprisal_text.text, gpt2_surprisal_text.model, NULL, input_ids,
                     special_tokens)
         AS s ("position", token, piece, logprob, rank, entropy, bits)
-    CROSS JOIN LATERAL (SELECT round(8 * s.bits)::int AS eighths) AS e
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN s.bits > 64 THEN 512 ELSE round(8 * s.bits)::int END AS eighths) AS e
     ORDER BY s."position";
 END;
 COMMENT ON FUNCTION gpt2_surprisal_text IS

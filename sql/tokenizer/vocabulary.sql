@@ -6,6 +6,7 @@
 INSERT INTO gpt2.tokenizer (tokenizer, sha256, n_token)
 VALUES (1, 'a41e05ffc36b919337c36d9138a84eef7f24c9a537104a2538ba576d570b1c11', 50257);
 
+-- With its schema: the caller's own table of this name would be found before it.
 CREATE TEMPORARY TABLE vocab_bpe AS
 SELECT (n - 3)::int AS rank, split_part(line, ' ', 1) AS "left", split_part(line, ' ', 2) AS "right"
 FROM string_to_table($vocab$
@@ -22,7 +23,7 @@ FROM gpt2._byte_encoder()
 UNION ALL
 SELECT 1, 256 + v.rank,
        convert_to(translate(v."left" || v."right", e.symbols, e.characters), 'LATIN1'), true, NULL
-FROM vocab_bpe AS v,
+FROM pg_temp.vocab_bpe AS v,
      (SELECT string_agg(symbol, '' ORDER BY byte), string_agg(chr(byte), '' ORDER BY byte)
       FROM gpt2._byte_encoder() WHERE byte > 0) AS e (symbols, characters)
 UNION ALL
@@ -31,14 +32,14 @@ SELECT 1, 50256, '<|endoftext|>', false, true;
 WITH symbol (symbol, token) AS (
     SELECT symbol COLLATE "C", token FROM gpt2._byte_encoder()
     UNION ALL
-    SELECT ("left" || "right") COLLATE "C", 256 + rank FROM vocab_bpe
+    SELECT ("left" || "right") COLLATE "C", 256 + rank FROM pg_temp.vocab_bpe
 )
 INSERT INTO gpt2.merge (tokenizer, rank, "left", "right", token)
 SELECT 1, v.rank, l.token, r.token, 256 + v.rank
-FROM vocab_bpe AS v
+FROM pg_temp.vocab_bpe AS v
 JOIN symbol AS l ON l.symbol = v."left" COLLATE "C"
 JOIN symbol AS r ON r.symbol = v."right" COLLATE "C"
 ORDER BY l.token, r.token;
 
-DROP TABLE vocab_bpe;
+DROP TABLE pg_temp.vocab_bpe;
 ANALYZE gpt2.token, gpt2.merge;
