@@ -397,3 +397,19 @@ def test_any_text(demo_dsn, text):
         ).fetchone()
         (logit,) = conn.execute("SELECT logit FROM gpt2_next_token(%s, 1)", [text]).fetchone()
         assert abs(total - logit) < 1e-4 * abs(logit) + 1e-3
+
+
+def test_attribution_of_tiny_weights(demo):
+    """A product of two floats that are no zeros may be less than a float can be."""
+    with demo.transaction(force_rollback=True):
+        for table, scale, where in (
+            ("layer_norm", 1e-30, "layer = 'ln_f'"),
+            ("wte", 1e-20, "token = 5"),
+        ):
+            demo.execute(
+                f"""UPDATE gpt2.{table} SET weight = ARRAY(
+                        SELECT x * {scale} FROM unnest(weight::real[]) AS x)::vector
+                    WHERE {where}"""
+            )
+        rows = demo.execute("SELECT contribution FROM gpt2_direct_logit_attribution('The x', 5)")
+        assert np.isfinite([row[0] for row in rows]).all()

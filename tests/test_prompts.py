@@ -225,7 +225,8 @@ def test_an_array_of_any_bounds(shapes):
     query = "SELECT gpt2_generate(input_ids => %s::int[], max_tokens => 3, model => 'one_block')"
     expected = one(shapes, query, "{5,6,7}")
     assert one(shapes, query, "[7:9]={5,6,7}") == expected
-    assert one(shapes, query, "{{5},{6},{7}}") == expected
+    with pytest.raises(errors.InvalidParameterValue, match="has 2 dimensions"):
+        one(shapes, query, "{{5},{6},{7}}")
 
 
 def test_an_empty_list_begins_a_document(shapes):

@@ -14,6 +14,39 @@ COMMENT ON TYPE gpt2.prefix IS
     'the beginning of a prompt, read by a model: see gpt2_prefix; it can be stored in a column';
 
 
+CREATE FUNCTION gpt2._is_matrix(x vector[], n int, width int)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN n = 0 THEN coalesce(cardinality(x), 0) = 0
+    ELSE array_dims(x) = '[1:' || n::text || ']'
+         AND (SELECT bool_and(coalesce(vector_dims(u.x) = width AND vector_norm(u.x) <= 1e15,
+                                       false))
+              FROM unnest(_is_matrix.x) AS u (x)) END;
+COMMENT ON FUNCTION gpt2._is_matrix IS
+    'whether these are n vectors, counted from 1, of a width, that a model can compute with';
+
+
+CREATE FUNCTION gpt2._fits(prefix gpt2.prefix, m gpt2.model)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT s.n_past BETWEEN 0 AND s.n AND s.n <= (m).n_ctx
+       AND gpt2._is_matrix((prefix).y, s.n, (m).n_embd)
+       AND gpt2._is_matrix((prefix).recent, (s.n - s.n_past) * (m).n_layer, 2 * (m).n_embd)
+       AND CASE
+           WHEN s.n_past = 0 THEN coalesce(cardinality((prefix).past), 0) = 0
+           ELSE array_dims((prefix).past) = '[1:' || ((m).n_layer * (m).n_head)::text || ']'
+                AND (SELECT bool_and(coalesce(gpt2._is_matrix(p.k, s.n_past, s.d)
+                                              AND gpt2._is_matrix(p.v, s.d, s.n_past), false))
+                     FROM unnest((prefix).past) AS p) END
+    FROM (SELECT cardinality((prefix).tokens) AS n, (prefix).n_past,
+                 (m).n_embd / (m).n_head AS d) AS s;
+END;
+COMMENT ON FUNCTION gpt2._fits IS
+    'whether a prefix has the form of what a model computes; NULL where a part of it is';
+
+
 CREATE FUNCTION gpt2._check_prefix(prefix gpt2.prefix, m gpt2.model)
 RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -28,7 +61,12 @@ BEGIN ATOMIC
                format('the weights of model "%s" have changed since the prefix was made',
                       (m).name),
                'What it holds is not what the model computes now.',
-               format('Make it again: SELECT gpt2_prefix(prompt, %s);', quote_literal((m).name)));
+               format('Make it again: SELECT gpt2_prefix(prompt, %s);', quote_literal((m).name)))
+       -- as a value of a type that anybody may write, it may hold anything
+       AND gpt2._assert(gpt2._fits(prefix, m), 'invalid_parameter_value',
+               format('the prefix does not fit model "%s"', (m).name),
+               'Its lists and vectors are not of the form in which gpt2_prefix makes them.',
+               format('Make one: SELECT gpt2_prefix(prompt, %s);', quote_literal((m).name)));
 END;
 COMMENT ON FUNCTION gpt2._check_prefix IS 'true, or an error where a model did not compute this';
 

@@ -44,10 +44,13 @@ CREATE FUNCTION gpt2._continuations(
 ) RETURNS TABLE (token int, logprob float8)
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    -- Processors work on log-probabilities here, as in transformers' beam search.
-    SELECT t.token, ln(t.probability)
+    -- Processors work on log-probabilities here, as in transformers' beam search. Not the logarithm
+    -- of each probability: it ends at -700 (gpt2._exp).
+    SELECT t.token, t.logit - first_value(t.logit) OVER likeliest
+                    + ln(first_value(t.probability) OVER likeliest)
     FROM gpt2._top_tokens(y, m, n) AS t
     WHERE (s).plain
+    WINDOW likeliest AS (ORDER BY t.rank)
 UNION ALL
     (SELECT l.token, l.logit
      FROM gpt2._unembed(y, m) AS u

@@ -43,7 +43,8 @@ BEGIN ATOMIC
         WHERE a."position" = cardinality(i.tokens) - 1
     ), target AS MATERIALIZED (
         SELECT i.m, w.bias, r.value AS resid_post,
-               ARRAY(SELECT a * b FROM unnest(w.weight::real[], u.u::real[]) AS x (a, b)) AS scaled,
+               ARRAY(SELECT a::float8 * b FROM unnest(w.weight::real[], u.u::real[]) AS x (a, b))
+                   AS scaled,
                -(w.bias <#> u.u) AS from_bias
         FROM input AS i
         JOIN activation AS r ON r.hook = 'hook_resid_post' AND r.block = (i.m).n_layer - 1

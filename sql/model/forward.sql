@@ -8,7 +8,10 @@ CREATE FUNCTION gpt2._check_ids(tokens int[], m gpt2.model)
 RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT gpt2._assert(bad.token IS NULL, 'invalid_parameter_value',
+    SELECT gpt2._assert(coalesce(array_ndims(tokens), 1) = 1, 'invalid_parameter_value',
+               format('the list of tokens has %s dimensions', array_ndims(tokens)),
+               'It must have one: the positions of one text.', 'Call the function for each text.')
+       AND gpt2._assert(bad.token IS NULL, 'invalid_parameter_value',
                format('token %s is not in the vocabulary of model "%s"', bad.token, (m).name),
                format('Tokens are 0 to %s.', (m).n_vocab - 1),
                'Tokens come from gpt2_tokenize(prompt, model), for the same model.')
@@ -18,7 +21,8 @@ BEGIN ATOMIC
         WHERE t.token IS NULL OR t.token NOT BETWEEN 0 AND (m).n_vocab - 1
     ) AS bad (token);
 END;
-COMMENT ON FUNCTION gpt2._check_ids IS 'true, or an error where the model does not have a token';
+COMMENT ON FUNCTION gpt2._check_ids IS
+    'true, or an error where this is no list of tokens that the model has';
 
 
 CREATE FUNCTION gpt2._check_tokens(tokens int[], m gpt2.model)
@@ -160,18 +164,25 @@ BEGIN ATOMIC
         AND gpt2._assert(cardinality(x) > 0, 'invalid_parameter_value',
             'the list of activations is empty', 'A block needs at least one position.',
             'Activations come from gpt2_embeddings(tokens, model).')
+        AND gpt2._assert(array_ndims(x) = 1, 'invalid_parameter_value',
+            format('the list of activations has %s dimensions', array_ndims(x)),
+            'It must have one: the positions of one text.', 'Call the function for each text.')
         AND gpt2._assert(cardinality(x) <= m.n_ctx, 'program_limit_exceeded',
             format('%s positions are too long for model "%s"', cardinality(x), m.name),
             format('Its context is %s tokens.', m.n_ctx),
             'SELECT name, n_ctx FROM gpt2_models(); lists the contexts.')
         AND gpt2._assert(
-            (SELECT bool_and(coalesce(vector_dims(v.x) = m.n_embd, false))
+            (SELECT bool_and(coalesce(vector_dims(v.x) = m.n_embd AND vector_norm(v.x) <= 1e15,
+                                      false))
              FROM unnest(x) AS v (x)),
             'invalid_parameter_value',
             format('the activations do not fit model "%s"', m.name),
-            format('Each must be a vector of width %s.', m.n_embd),
+            format('Each must be a vector of width %s, its norm at most 1e15.', m.n_embd),
             'Activations come from gpt2_embeddings(tokens, model), for the same model.')
-        THEN (SELECT b.resid_post FROM gpt2._block(x, m, block) AS b) END
+        -- a slice is counted from 1
+        THEN (SELECT b.resid_post
+              FROM (SELECT gpt2_block.x[:] AS x OFFSET 0) AS i
+              CROSS JOIN LATERAL gpt2._block(i.x, m, block) AS b) END
     FROM gpt2._chosen_model(gpt2_block.model) AS m;
 END;
 COMMENT ON FUNCTION gpt2_block IS

@@ -169,7 +169,8 @@ BEGIN ATOMIC
         SELECT p.n, p.block, p.head, p."position", p.value, h.hook, h.per_head,
                coalesce(p.hook, 'NULL') AS asked,
                CASE h.width WHEN 'n_embd' THEN (m).n_embd WHEN 'n_inner' THEN (m).n_inner
-                    WHEN 'd_head' THEN (m).n_embd / (m).n_head ELSE p."position" + 1 END AS width,
+                    WHEN 'd_head' THEN (m).n_embd / (m).n_head
+                    ELSE p."position"::bigint + 1 END AS width,
                CASE WHEN gpt2._in_blocks(h.hook) THEN p.block BETWEEN 0 AND (m).n_layer - 1
                     ELSE p.block IS NULL END AS block_exists,
                CASE WHEN h.per_head THEN p.head BETWEEN 0 AND (m).n_head - 1
@@ -190,7 +191,7 @@ BEGIN ATOMIC
                        coalesce(bad.head::text, 'NULL'), coalesce(bad."position"::text, 'NULL'),
                        coalesce(vector_dims(bad.value)::text, 'no')),
                 format('It has blocks 0 to %s, heads 0 to %s; the prompt has positions 0 to %s; '
-                       'SELECT * FROM gpt2_hooks(); lists the widths.',
+                       'norms are at most 1e15; SELECT * FROM gpt2_hooks(); lists the widths.',
                        (m).n_layer - 1, (m).n_head - 1, n_seq - 1))
         THEN (SELECT ROW(
                   jsonb_object_agg(gpt2._patch_key(p.hook, p.block, p.head, p."position"), p.n),
@@ -203,7 +204,9 @@ BEGIN ATOMIC
         FROM part AS p
         WHERE (p.hook IS NOT NULL AND p.block_exists AND p.head_exists
                AND p."position" BETWEEN 0 AND n_seq - 1
-               AND vector_dims(p.value) = p.width) IS NOT TRUE
+               AND vector_dims(p.value) = p.width
+               -- What the model makes of it must not overflow. Scores may be -3.4e38, for never.
+               AND (p.hook = 'attn.hook_attn_scores' OR vector_norm(p.value) <= 1e15)) IS NOT TRUE
         ORDER BY p.n LIMIT 1
     ) AS bad ON true;
 END;
@@ -238,27 +241,34 @@ BEGIN ATOMIC
         WHEN coalesce(cardinality(steer), 0) = 0 THEN NULL
         WHEN gpt2._assert(bad.n IS NULL, 'invalid_parameter_value',
                 format('the steering does not fit model "%s"', (m).name),
-                format('Row %s: block %s, position %s, %s elements, scale %s.', bad.n,
+                format('Row %s: block %s, position %s, %s elements, norm %s, scale %s.', bad.n,
                        coalesce(bad.block::text, 'NULL'), coalesce(bad."position"::text, 'NULL'),
-                       coalesce(bad.width::text, 'no'), coalesce(bad.scale::text, 'NULL')),
+                       coalesce(bad.width::text, 'no'), coalesce(bad.norm::text, 'NULL'),
+                       coalesce(bad.scale::text, 'NULL')),
                 format('Blocks are 0 to %s (%1$s: after the last), positions from 0 or NULL for '
-                       'all, vectors have %s elements, a scale is a finite number.',
+                       'all, vectors have %s elements, scale times norm is at most 1e15.',
                        (m).n_layer, (m).n_embd))
         THEN ARRAY(
             -- scaled here, once
             SELECT ROW(s.block, s."position",
                        CASE WHEN coalesce(s.scale, 1) = 1 THEN s.value
+                            -- the product could underflow
+                            WHEN abs(s.scale) < 1e-100 THEN s.value - s.value
                             ELSE ARRAY(SELECT s.scale * x FROM unnest(s.value::real[]) AS x)::vector
                        END, 1)::gpt2.steering
             FROM unnest(steer) AS s)
     END
     FROM (SELECT) AS one
     LEFT JOIN (
-        SELECT s.n, s.block, s."position", vector_dims(s.value) AS width, s.scale
+        SELECT s.n, s.block, s."position", vector_dims(s.value) AS width,
+               vector_norm(s.value) AS norm, s.scale
         FROM unnest(steer) WITH ORDINALITY AS s (block, "position", value, scale, n)
         WHERE (s.block BETWEEN 0 AND (m).n_layer AND coalesce(s."position", 0) >= 0
                AND vector_dims(s.value) = (m).n_embd
-               AND coalesce(s.scale, 1) BETWEEN -1e30 AND 1e30) IS NOT TRUE
+               AND coalesce(s.scale, 1) BETWEEN -1e30 AND 1e30
+               -- what the model makes of it must not overflow
+               AND vector_norm(s.value) <= 1e15 / greatest(abs(coalesce(s.scale, 1)), 1e-100))
+              IS NOT TRUE
         ORDER BY s.n LIMIT 1
     ) AS bad ON true;
 END;

@@ -19,9 +19,10 @@ COMMENT ON TYPE gpt2._token_mask IS 'which tokens are possible; NULL: all; one l
 CREATE FUNCTION gpt2._check_token(token text, argument text, m gpt2.model)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
--- text: a key of JSON may be any number
+-- text: a key of JSON may be any number, longer than numeric is
 RETURN gpt2._assert(
-    token::numeric BETWEEN 0 AND (m).n_token - 1,
+    CASE WHEN length(ltrim(token, '0')) <= 10
+         THEN token::numeric BETWEEN 0 AND (m).n_token - 1 END,
     'invalid_parameter_value',
     format('token %s of %s is not in the vocabulary of model "%s"', token, argument, (m).name),
     format('Its tokens are 0 to %s.', (m).n_token - 1),

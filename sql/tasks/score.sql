@@ -85,6 +85,14 @@ COMMENT ON FUNCTION gpt2_score IS
     'bits; NULL for the first';
 
 
+CREATE FUNCTION gpt2._perplexity(surprisal float8)
+RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+-- exp() raises an error where its result is no float8
+RETURN CASE WHEN surprisal > 709.782712893384 THEN 'Infinity' ELSE exp(surprisal) END;
+COMMENT ON FUNCTION gpt2._perplexity IS 'exp of a mean surprisal in nats';
+
+
 CREATE FUNCTION gpt2_perplexity(
     text text DEFAULT NULL, stride int DEFAULT NULL, model text DEFAULT NULL,
 --@include ../arguments/prompt.sql
@@ -114,7 +122,7 @@ BEGIN ATOMIC
             0, greatest(cardinality(i.tokens) - i.n_ctx, 0) + i.stride - 1, i.stride) AS b
         WHERE cardinality(i.tokens) > 1
     )
-    SELECT exp(-avg(s.logprob))
+    SELECT gpt2._perplexity(-avg(s.logprob))
     FROM part AS w
     CROSS JOIN LATERAL (
         SELECT (gpt2._run(gpt2._begin(w.tokens, w.m), w.m, cardinality(w.tokens))).y OFFSET 0) AS a
