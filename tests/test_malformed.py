@@ -463,6 +463,31 @@ def test_a_pipe(load, directory, waiting, name):  # noqa: F811
     assert error.hint
 
 
+def test_names_beyond_ascii(new_database, directory):  # noqa: F811
+    """Also in a database whose locale has none."""
+    folder = directory / "modèle 模型"
+    folder.mkdir()
+    write_model(folder)
+    write_shard(folder)
+    shard = "é😀.safetensors"
+    (folder / SHARD).rename(folder / shard)
+    index = folder / INDEX
+    index.write_text(index.read_text().replace(SHARD, shard))
+    readable(directory)
+    dsn = new_database("ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION gpt2 CASCADE")
+        if not has_plpython(connection):
+            pytest.skip("the server has no PL/Python")
+        connection.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
+        connection.execute("SELECT gpt2_load_model(%s)", [str(folder)])
+        assert connection.execute("SELECT name FROM gpt2_models()").fetchone() == (folder.name,)
+        (folder / shard).unlink()
+        with pytest.raises(psycopg.Error) as error:
+            connection.execute("SELECT gpt2_load_model(%s, 'm')", [str(folder)])
+        assert error.value.diag.message_primary == f'could not read "{folder / shard}"'
+
+
 def make_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(path))

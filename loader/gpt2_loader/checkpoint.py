@@ -6,7 +6,6 @@ synonyms are those of transformers' GPT2Config.
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from typing import NamedTuple
@@ -38,6 +37,9 @@ ACTIVATIONS = {
 
 # Buffers of older checkpoints (the causal mask), and a head that language modelling does not use.
 IGNORED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|multiple_choice_head\..*")
+
+# files that may hold weights, in the place of model.safetensors
+OTHER_WEIGHTS = re.compile(r"\.(safetensors|bin|pt|h5|msgpack)$|\.ckpt")
 
 DTYPES = ("F32", "F16", "BF16")
 
@@ -79,7 +81,7 @@ class Checkpoint:
     """
 
     def __init__(self, directory, read_tensor, progress=lambda n_bytes: None, tokenizer=None):
-        os.listdir(directory)  # a directory that may not be read would look like an empty one
+        files.names(directory)  # a directory that may not be read would look like an empty one
         self._read_tensor = read_tensor
         self._progress = progress
         self.directory = directory
@@ -348,11 +350,7 @@ def _all_tensors(directory):
     if files.has(directory, WEIGHTS):
         return read_header(os.path.join(directory, WEIGHTS))
     if not files.has(directory, INDEX):
-        others = [
-            os.path.basename(name)
-            for pattern in ("*.safetensors", "*.bin", "*.pt", "*.ckpt*", "*.h5", "*.msgpack")
-            for name in sorted(glob.glob(os.path.join(glob.escape(directory), pattern)))
-        ]
+        others = [name for name in files.names(directory) if OTHER_WEIGHTS.search(name)]
         raise LoadError(
             NO_FILE,
             f'directory "{directory}" has no {WEIGHTS}',

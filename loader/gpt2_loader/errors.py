@@ -32,4 +32,7 @@ def from_os_error(error):
         NotADirectoryError: NO_FILE,
         PermissionError: NO_PRIVILEGE,
     }.get(type(error), IO_ERROR)
-    return LoadError(sqlstate, f'could not read "{error.filename}"', f"{error.strerror}.")
+    name = error.filename
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "backslashreplace")
+    return LoadError(sqlstate, f'could not read "{name}"', f"{error.strerror}.")

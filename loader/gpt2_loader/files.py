@@ -48,10 +48,22 @@ NO_TEXT = re.compile("[\0\ud800-\udfff]")
 # Opening and reading
 
 
+def _on_disk(path):
+    """A path as the system has it, in UTF-8: in a database whose locale is C, Python would take
+    ASCII alone."""
+    return path.encode("utf-8", "surrogateescape")
+
+
+def names(directory):
+    """The names in a directory, in order."""
+    found = os.listdir(_on_disk(directory))
+    return sorted(name.decode("utf-8", "surrogateescape") for name in found)
+
+
 def has(directory, name):
     """Whether a directory has something of this name, be it a file or what open_file refuses."""
     try:
-        os.lstat(os.path.join(directory, name))
+        os.lstat(_on_disk(os.path.join(directory, name)))
     except FileNotFoundError:
         return False
     return True
@@ -63,8 +75,8 @@ def open_file(path):
     To open a pipe would be to wait for its other end, and to open a device may do something: so it
     is looked at before, and, lest it was changed, what was opened is looked at too.
     """
-    _check_kind(path, os.stat(path))
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    _check_kind(path, os.stat(_on_disk(path)))
+    descriptor = os.open(_on_disk(path), os.O_RDONLY | os.O_NONBLOCK)
     try:
         _check_kind(path, os.fstat(descriptor))
     except LoadError:

@@ -21,6 +21,7 @@ from gpt2_loader.files import (
     expect,
     has,
     member,
+    names,
     read_json,
     read_lines,
     show,
@@ -129,7 +130,7 @@ def read_vocabulary(tokenizer, directory, config, n_vocab):
         own = n_vocab >= OWN_N_TOKEN
         return None if own else OwnPart(n_vocab, config.get("eos_token_id") in (end, [end]))
     if tokenizer is not None:
-        os.listdir(tokenizer)  # of a directory that is not there, an error by name
+        names(tokenizer)  # of a directory that is not there, an error by name
         directory, config = tokenizer, {}
     path = os.path.join(directory, "tokenizer_config.json")
     options = read_json(path) if has(directory, "tokenizer_config.json") else {}
@@ -145,8 +146,7 @@ def read_vocabulary(tokenizer, directory, config, n_vocab):
         ids, merges, added = _read_tokenizer_json(path, read_json(path, MAX_VOCABULARY))
         return _with_added(path, directory, options, ids, merges, added)
 
-    names = ("vocab.json", "merges.txt")
-    missing = [name for name in names if not has(directory, name)]
+    missing = [name for name in ("vocab.json", "merges.txt") if not has(directory, name)]
     if len(missing) == 1:
         raise LoadError(
             NO_FILE,
@@ -273,9 +273,9 @@ def _with_added(path, directory, options, ids, merges, added):
     special = _special_tokens(source, named)
     source = os.path.join(directory, "added_tokens.json")
     if has(directory, "added_tokens.json"):
-        names = {token.content for token in special}
+        special_texts = {token.content for token in special}
         added = added + [
-            _added_token(source, {"content": content, "special": content in names}, number)
+            _added_token(source, {"content": content, "special": content in special_texts}, number)
             for content, number in read_json(source, MAX_VOCABULARY).items()
         ]
     return _vocabulary(path, ids, merges, added, special)
