@@ -106,11 +106,11 @@ def test_dsn_option(run, database, db):  # noqa: F811
 def test_errors(run, directory):  # noqa: F811
     check_error(run("load", "./nonexistent"), 'directory "./nonexistent" does not exist', "hub id")
     check_error(
-        run("load", "some-one/nonexistent"),
-        '"some-one/nonexistent" is not a directory, and the hub does not give',
-        "HINT: SOURCE is a directory",
+        run("load", "nonexistent", HF_HOME=str(directory)),
+        'offline, and "nonexistent" is not in the cache',
+        '"nonexistent" is not a directory',
+        "HINT: Let it ask the hub",
     )
-    check_error(run("load", "nonexistent"), "is not a directory, and the hub does not give")
     check_error(run("load", "demo", "--revision", "main"), "--revision is for models of the hub")
     check_error(run("load", directory), "has no config.json")
     check_error(
@@ -227,3 +227,93 @@ def test_progress_bar(db, database, directory):  # noqa: F811
     assert process.returncode == 0
     n_bytes = sum(tensor.nbytes for tensor in make_tensors(CONFIG).values())
     assert f"{n_bytes / 1000:.1f}k/{n_bytes / 1000:.1f}k" in process.stdout
+
+
+@pytest.fixture
+def settings(db):  # noqa: F811
+    """settings(name, value): sets it for new sessions of the database, until the test ends."""
+    [(name,)] = db.execute("SELECT quote_ident(current_database())").fetchall()
+    yield lambda setting, value: db.execute(f"ALTER DATABASE {name} SET {setting} = {value}")
+    db.execute(f"ALTER DATABASE {name} RESET ALL")
+
+
+SLOW = """
+import time
+from gpt2_loader import client, vocabulary
+from gpt2_loader.cli import app
+
+read, digest = client.read_tensor, vocabulary.Vocabulary.sha256
+
+def read_slowly(tensor, start, stop):
+    time.sleep(1.5 if tensor.name.endswith("wte.weight") else 0)
+    return read(tensor, start, stop)
+
+def digest_slowly(vocabulary):
+    time.sleep(1.5)
+    return digest(vocabulary)
+
+client.read_tensor, vocabulary.Vocabulary.sha256 = read_slowly, digest_slowly
+app()
+"""
+
+
+@pytest.mark.parametrize(
+    "timeout", ["statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"]
+)
+def test_small_timeouts(db, database, directory, settings, timeout):  # noqa: F811
+    """An import of a slow disk's files: a COPY of 1.5 s, and as long between two statements."""
+    if not db.execute("SELECT current_setting(%s, true)", (timeout,)).fetchone()[0]:
+        pytest.skip(f"the server has no {timeout}")
+    settings(timeout, "'1s'")
+    write(directory, make_tensors(CONFIG))
+    write_own(directory, CONFIG["vocab_size"])
+    process = subprocess.run(
+        [sys.executable, "-c", SLOW, "load", str(directory), "--dsn", database],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert process.returncode == 0, process.stderr
+    check_rows(db, make_tensors(CONFIG), directory.name)
+
+
+@pytest.fixture
+def trap(db, settings):  # noqa: F811
+    """Schema trap comes first in the search_path: its types, functions and operators have names of
+    pg_catalog's, and raise an error where they are used."""
+    db.execute("CREATE SCHEMA trap")
+    db.execute(
+        """CREATE FUNCTION trap.spring() RETURNS boolean LANGUAGE plpgsql
+           AS 'BEGIN RAISE EXCEPTION $$trapped$$; END'"""
+    )
+    for function in (
+        "set_config(pg_catalog.text, pg_catalog.text, boolean) RETURNS pg_catalog.text",
+        "to_regclass(pg_catalog.text) RETURNS pg_catalog.regclass",
+        "current_setting(pg_catalog.text) RETURNS pg_catalog.text",
+        "has_table_privilege(pg_catalog.text, pg_catalog.text) RETURNS boolean",
+    ):
+        db.execute(
+            f"""CREATE FUNCTION trap.{function} LANGUAGE plpgsql
+                AS 'BEGIN RAISE EXCEPTION $$trapped$$; END'"""
+        )
+    for name in ("text", "jsonb", "int4", "regclass"):
+        db.execute(f"CREATE DOMAIN trap.{name} AS pg_catalog.{name} CHECK (trap.spring())")
+    for left, right in (("text", "text"), ("oid", "regclass"), ("oid", "oid"), ("int4", "int4")):
+        db.execute(
+            f"""CREATE FUNCTION trap.equal(pg_catalog.{left}, pg_catalog.{right})
+                RETURNS boolean LANGUAGE sql VOLATILE RETURN trap.spring()"""
+        )
+        db.execute(
+            f"""CREATE OPERATOR trap.= (
+                FUNCTION = trap.equal, LEFTARG = pg_catalog.{left}, RIGHTARG = pg_catalog.{right})"""
+        )
+    settings("search_path", "trap, pg_catalog, public")
+    yield
+    db.execute("DROP SCHEMA trap CASCADE")
+
+
+def test_hostile_search_path(db, run, trap):  # noqa: F811
+    """What the commands say in SQL is pg_catalog's, whatever comes first in the search_path."""
+    for arguments in (["load", "demo"], ["load", "demo", "--replace"], ["list"], ["drop", "demo"]):
+        process = run(*arguments)
+        assert (process.returncode, process.stderr) == (0, ""), arguments

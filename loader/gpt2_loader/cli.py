@@ -84,17 +84,26 @@ def load(
     from tqdm import tqdm
 
     began = time.monotonic()
-    with _errors(), client.connect(dsn) as connection:
+    with _errors():
         found = client.find_source(source, revision)
         name = found.name if name is None else name
+        # Gigabytes may have to be fetched and hashed: what is wrong is told before, and no
+        # connection waits meanwhile.
+        importer.check(name, dtype.value)
+        client.check(dsn, name, replace)
+        found = found.fetch(tokenizer)
+        if found.notice:
+            print(f"gpt2-loader: {found.notice}", file=sys.stderr)
         # disable=None: no bar where standard error is not a terminal
         with tqdm(unit="B", unit_scale=True, desc=name, disable=None) as bar:
             checkpoint = Checkpoint(found.directory, client.read_tensor, bar.update, tokenizer)
+            sha256 = checkpoint.sha256()
             bar.reset(checkpoint.n_bytes)
-            importer.load(
-                client.Target(connection), checkpoint, name, found.origin, found.revision,
-                replace, default, dtype.value,
-            )  # fmt: skip
+            with client.connect(dsn) as connection:
+                importer.load(
+                    client.Target(connection), checkpoint, name, found.origin, found.revision,
+                    replace, default, dtype.value, sha256,
+                )  # fmt: skip
     seconds = time.monotonic() - began
     print(f'loaded model "{name}": {checkpoint.n_parameters():,} parameters in {seconds:.1f} s')
 
@@ -105,7 +114,7 @@ def list_models(dsn: Dsn = ""):
     with _errors(), client.connect(dsn) as connection:
         models = connection.execute(
             """SELECT m.name, CASE WHEN m.is_default THEN 'default' ELSE '' END,
-                      m.n_parameters::text, m.dtype, gpt2._model_size(m),
+                      m.n_parameters::pg_catalog.text, m.dtype, gpt2._model_size(m),
                       coalesce(m.source, '')
                FROM gpt2.model AS m ORDER BY m.name"""
         ).fetchall()

@@ -16,25 +16,21 @@ from gpt2_loader.errors import (
     BAD_ARGUMENT,
     MALFORMED_FILE,
     NO_FILE,
+    NO_PRIVILEGE,
     NOT_READY,
     LoadError,
 )
 from gpt2_loader.files import open_file, show
-from gpt2_loader.vocabulary import OTHERS
+from gpt2_loader.vocabulary import OWN
 
-HUB_FILES = [
-    "config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    *OTHERS,
-]
+SOURCES = (
+    "SOURCE is a directory with config.json and model.safetensors, the bundled model demo, or a "
+    "hub id such as openai-community/gpt2."
+)
+
+# They end a statement or a transaction that takes long, as an import does. lock_timeout is left as
+# it is: how long to wait for somebody else is not the import's to say.
+TIMEOUTS = ["statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"]
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
@@ -66,7 +62,12 @@ def read_tensor(tensor, start, stop):
 
 
 def connect(dsn):
-    """A connection to a database that has the extension."""
+    """A connection to a database that has the extension, within the transaction of the caller's
+    statements.
+
+    In it names mean what they mean in pg_catalog, whatever the role's search_path has before that,
+    and no timeout (TIMEOUTS) of the role or the database ends it.
+    """
     try:
         connection = psycopg.connect(
             dsn,
@@ -82,8 +83,13 @@ def connect(dsn):
             "Name it: --dsn, GPT2_DSN, or libpq's variables (PGHOST, PGDATABASE, ...); for a "
             'checkout\'s private server: eval "$(make -s env)"',
         ) from None
+    connection.execute("SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)")
+    connection.execute(
+        # a server has those of its version
+        "SELECT set_config(name, '0', true) FROM pg_settings WHERE name = ANY ($1)",
+        (TIMEOUTS,),
+    )
     installed = connection.execute("SELECT to_regclass('gpt2.model') IS NOT NULL").fetchone()[0]
-    connection.rollback()
     if not installed:
         database = connection.info.dbname
         connection.close()
@@ -94,6 +100,32 @@ def connect(dsn):
             "CREATE EXTENSION gpt2 CASCADE;",
         )
     return connection
+
+
+def check(dsn, name, replace):
+    """Raises the errors that an import of a model under a name would meet in the database: told
+    before a model is fetched and read, and without a connection that waits meanwhile."""
+    with connect(dsn) as connection:
+        database, role, read_only, may_insert = connection.execute(
+            """SELECT current_database(), current_user,
+                      current_setting('transaction_read_only') = 'on',
+                      has_table_privilege('gpt2.model', 'INSERT')"""
+        ).fetchone()
+        if read_only:
+            raise LoadError(
+                NOT_READY,
+                f'database "{database}" is read-only',
+                "It is a standby's, or default_transaction_read_only is on.",
+                "Load the model on the primary server.",
+            )
+        if not may_insert:
+            raise LoadError(
+                NO_PRIVILEGE,
+                f'role "{role}" may not load a model into database "{database}"',
+                "It lacks the privilege INSERT on table gpt2.model.",
+                "Load it as the owner of the extension gpt2, or as a superuser.",
+            )
+        connection.execute("SELECT gpt2._check_free($1, $2)", (name, replace))
 
 
 class Target:
@@ -116,16 +148,34 @@ class Target:
 
 
 class Source(NamedTuple):
-    """Where a model comes from: a directory, the name it gives the model, and its origin."""
+    """Where a model comes from: the name that it gives the model, its origin, and the directory,
+    or None of a model of the hub that is still to be fetched.
 
-    directory: str
+    revision: of a model of the hub, its commit once it was fetched; notice: what the user should
+    know of how it was, or None.
+    """
+
     name: str
     origin: str
-    revision: str | None
+    directory: str | None
+    revision: str | None = None
+    notice: str | None = None
+
+    def fetch(self, tokenizer=None):
+        """The Source with its directory. tokenizer: as for a Checkpoint."""
+        if self.directory is not None:
+            return self
+        if tokenizer not in (None, OWN):
+            os.listdir(tokenizer)  # of a directory that is not there, an error before the download
+        from gpt2_loader import hub  # takes half a second, and is not needed for a directory
+
+        directory, commit, notice = hub.fetch(self.origin, self.revision, tokenizer)
+        return self._replace(directory=directory, revision=commit, notice=notice)
 
 
 def find_source(source, revision=None):
-    """The Source that a directory, the name of a bundled model or a hub id means."""
+    """The Source that a directory, the name of a bundled model or a hub id means; nothing is
+    fetched yet."""
     bundled = resources.files(__package__) / "models" / source
     is_id = source and not source.startswith((".", "/", "~")) and source.count("/") <= 1
     if os.path.isdir(source):
@@ -133,37 +183,16 @@ def find_source(source, revision=None):
     elif is_id and "/" not in source and bundled.is_dir():
         directory = str(bundled)
     elif is_id:
-        return _from_hub(source, revision)
+        return Source(source.split("/")[-1], source, None, revision)
     else:
         raise LoadError(
-            NO_FILE, f'directory "{source}" does not exist', "A hub id is not meant either.", _HINT
+            NO_FILE,
+            f'directory "{source}" does not exist',
+            "A hub id is not meant either.",
+            SOURCES,
         )
     if revision is not None:
         raise LoadError(
             BAD_ARGUMENT, "--revision is for models of the hub", f'"{source}" is a directory.'
         )
-    return Source(directory, os.path.basename(directory), directory, None)
-
-
-_HINT = (
-    "SOURCE is a directory with config.json and model.safetensors, the bundled model demo, or a "
-    "hub id such as openai-community/gpt2."
-)
-
-
-def _from_hub(hub_id, revision):
-    import huggingface_hub  # takes half a second, and is not needed for a directory
-
-    try:
-        directory = huggingface_hub.snapshot_download(
-            hub_id, revision=revision, allow_patterns=HUB_FILES
-        )
-    except Exception as error:  # of many kinds: the network, the hub, the id, the disk
-        raise LoadError(
-            NO_FILE,
-            f'"{hub_id}" is not a directory, and the hub does not give a model of that id',
-            str(error).strip().split("\n")[0] or type(error).__name__,
-            _HINT,
-        ) from None
-    # the folder of a snapshot is named after its commit
-    return Source(directory, hub_id.split("/")[-1], hub_id, os.path.basename(directory))
+    return Source(os.path.basename(directory), directory, directory)

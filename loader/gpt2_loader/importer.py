@@ -1,6 +1,6 @@
 """Loading a checked model into a database, in the caller's transaction.
 
-The database is a target with two methods:
+The database is a target whose search_path is pg_catalog, with two methods:
 execute(sql, *arguments), with $1, $2, ... in sql, gives a list of rows;
 copy(table, columns, chunks) takes rows in COPY's binary format, in chunks of bytes.
 """
@@ -22,15 +22,8 @@ COLUMNS = {"float32": ("weight", np.float32), "float16": ("half", np.float16)}
 LINEAR = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")  # in the order of the enum
 
 
-def load(
-    target, checkpoint, name, source, revision=None, replace=False, make_default=False,
-    dtype="float32",
-):  # fmt: skip
-    """Loads a Checkpoint under a name; the database's errors are for the caller.
-
-    dtype: type of the linear layers' and the token embeddings' weights in the database; all
-    else is float32.
-    """
+def check(name, dtype):
+    """Refuses arguments that no model can be loaded by."""
     if dtype not in COLUMNS:
         raise LoadError(
             BAD_ARGUMENT,
@@ -42,6 +35,18 @@ def load(
         raise LoadError(
             BAD_ARGUMENT, "the name of a model may not be empty", "It is what queries call it by."
         )
+
+
+def load(
+    target, checkpoint, name, source, revision=None, replace=False, make_default=False,
+    dtype="float32", sha256=None,
+):  # fmt: skip
+    """Loads a Checkpoint under a name; the database's errors are for the caller.
+
+    dtype: type of the linear layers' and the token embeddings' weights in the database; all
+    else is float32. sha256: of the weight files, where the caller has read them.
+    """
+    check(name, dtype)
     properties = {
         **checkpoint.config._asdict(),
         **checkpoint.tokens._asdict(),
@@ -49,7 +54,7 @@ def load(
         "dtype": dtype,
         "source": source,
         "revision": revision,
-        "sha256": checkpoint.sha256(),
+        "sha256": sha256 or checkpoint.sha256(),
     }
     # One import at a time: a vocabulary found here must not go away with another model.
     target.execute("LOCK TABLE gpt2.model IN SHARE ROW EXCLUSIVE MODE")

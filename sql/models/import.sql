@@ -27,6 +27,21 @@ COMMENT ON FUNCTION gpt2._check_name IS
     'true, or an error where a name is empty, NULL, or longer than an index may hold';
 
 
+CREATE FUNCTION gpt2._check_free(name text, replace boolean)
+RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN gpt2._assert(
+    coalesce(_check_free.replace, false)
+        OR NOT EXISTS (SELECT FROM gpt2.model AS m WHERE m.name = _check_free.name),
+    'duplicate_object', format('model "%s" already exists', _check_free.name),
+    'A model is not overwritten unless it is asked for.',
+    format('Choose another name, drop it: SELECT gpt2_drop_model(%L); or replace it: '
+           'gpt2-loader load SOURCE --replace, or gpt2_load_model(path, name, replace => true).',
+           _check_free.name));
+COMMENT ON FUNCTION gpt2._check_free IS
+    'true, or an error where a model has the name and is not to be replaced';
+
+
 CREATE FUNCTION gpt2._add_model(
     name text, properties jsonb, replace boolean DEFAULT false, make_default boolean DEFAULT false
 ) RETURNS int
@@ -48,15 +63,8 @@ BEGIN
         format('This is PostgreSQL %s, erf() came with 16.', current_setting('server_version')));
     -- Two imports at once would both be the first, or both take the name.
     LOCK TABLE gpt2.model IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM gpt2._check_free(_add_model.name, _add_model.replace);
     IF EXISTS (SELECT FROM gpt2.model AS m WHERE m.name = _add_model.name) THEN
-        IF NOT coalesce(replace, false) THEN
-            PERFORM gpt2._raise(NULL::boolean, 'duplicate_object',
-                format('model "%s" already exists', name),
-                'A model is not overwritten unless it is asked for.',
-                format('Choose another name, drop it: SELECT gpt2_drop_model(%L); or replace it: '
-                       'gpt2-loader load SOURCE --replace, or '
-                       'gpt2_load_model(path, name, replace => true).', name));
-        END IF;
         new.is_default := (gpt2._delete_model(_add_model.name)).is_default;
     END IF;
     IF make_default OR NOT EXISTS (SELECT FROM gpt2.model) THEN
