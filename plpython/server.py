@@ -19,6 +19,8 @@ from gpt2_loader.files import open_file, show
 
 FILE_SIZE = 1 << 25  # bytes of rows in a temporary file, about: bounds the disk space
 
+QUERY_CANCELED = "57014"
+
 DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
@@ -40,6 +42,10 @@ def load_model(plpy, path, name, replace, tokenizer, dtype):
         return error.sqlstate, error.message, error.detail, hint
     except plpy.SPIError as error:
         _, detail, hint, *_ = error.spidata
+        if error.sqlstate == QUERY_CANCELED:
+            # a function cannot lift the timeout of the statement that calls it
+            hint = "Where it was statement_timeout, before it: SET statement_timeout = 0;"
+            detail = "Nothing was loaded."
         return error.sqlstate, str(error), detail or "The database refused the model.", hint
     finally:
         shutil.rmtree(folder)

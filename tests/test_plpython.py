@@ -168,3 +168,17 @@ def test_many_files(database, model):  # noqa: F811
         connection.execute("SELECT gpt2_load_model(%s, 'm')", (model,))
         check_rows(connection, make_tensors(CONFIG))
         connection.rollback()
+
+
+def test_statement_timeout(db, database, model):  # noqa: F811
+    """A function cannot lift the timeout of the statement that calls it: the hint says who can."""
+    with psycopg.connect(database) as blocker:
+        blocker.execute("LOCK TABLE gpt2.model IN EXCLUSIVE MODE")
+        db.execute("SET statement_timeout = '2s'")
+        with pytest.raises(psycopg.errors.QueryCanceled) as refusal:
+            db.execute(SQL, (model,))
+    assert refusal.value.diag.message_detail == "Nothing was loaded."
+    hint = refusal.value.diag.message_hint
+    assert hint == "Where it was statement_timeout, before it: SET statement_timeout = 0;"
+    db.execute(hint.split(": ", 1)[1])
+    db.execute(SQL, (model,))
