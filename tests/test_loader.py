@@ -98,14 +98,15 @@ def which_vocabulary(directory, tokenizer):
     return tokenizer
 
 
-def load_by_client(dsn, directory, name="m", replace=False, tokenizer=ITS_OWN):
+def load_by_client(dsn, directory, name="m", replace=False, tokenizer=ITS_OWN, dtype="float32"):
     try:
         with client.connect(dsn) as connection:
             tokenizer = which_vocabulary(directory, tokenizer)
             checkpoint = Checkpoint(str(directory), client.read_tensor, tokenizer=tokenizer)
             importer.load(
-                client.Target(connection), checkpoint, name, str(directory), replace=replace
-            )
+                client.Target(connection), checkpoint, name, str(directory), replace=replace,
+                dtype=dtype,
+            )  # fmt: skip
     except (LoadError, OSError) as error:
         error = from_os_error(error) if isinstance(error, OSError) else error
         raise Refused(error.sqlstate, error.message, error.detail, error.hint) from error
@@ -127,15 +128,15 @@ def readable(directory):
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def load_by_server(dsn, directory, name="m", replace=False, tokenizer=ITS_OWN):
+def load_by_server(dsn, directory, name="m", replace=False, tokenizer=ITS_OWN, dtype="float32"):
     readable(directory)
     try:
         with psycopg.connect(dsn) as connection:
             if not has_plpython(connection):
                 pytest.skip("the server has no PL/Python")
             connection.execute(
-                "SELECT gpt2_load_model(%s, %s, %s, %s)",
-                (str(directory), name, replace, which_vocabulary(directory, tokenizer)),
+                "SELECT gpt2_load_model(%s, %s, %s, %s, %s)",
+                (str(directory), name, replace, which_vocabulary(directory, tokenizer), dtype),
             )
     except psycopg.Error as error:
         raise refused(error) from error
@@ -309,6 +310,7 @@ def test_rows(db, load, directory):
     assert (model.n_layer, model.n_inner) == (2, 20)
     assert (model.activation_function, model.layer_norm_epsilon) == ("gelu_new", 1e-5)
     assert (model.scale_attn_weights, model.tie_word_embeddings) == (True, True)
+    assert model.scale_attn_by_inverse_layer_idx is False
     assert model.n_parameters == sum(tensor.size for tensor in tensors.values())
     sha256 = vocabulary.hashlib.sha256((directory / "model.safetensors").read_bytes())
     assert model.sha256 == sha256.hexdigest()
@@ -744,10 +746,10 @@ REFUSALS = {
         'activation_function "relu" is not supported',
     ),
     "gelu_10": (change(activation_function="gelu_10"), "0A000", 'activation_function "gelu_10"'),
-    "inverse layer": (
-        change(scale_attn_by_inverse_layer_idx=True),
-        "0A000",
-        "scale_attn_by_inverse_layer_idx is not supported",
+    "inverse layer is text": (
+        change(scale_attn_by_inverse_layer_idx="yes"),
+        "22000",
+        "scale_attn_by_inverse_layer_idx is neither true nor false",
     ),
     "cross-attention": (
         change(add_cross_attention=True),
@@ -759,7 +761,7 @@ REFUSALS = {
         "0A000",
         "a quantized checkpoint is not supported",
     ),
-    "too wide": (change(n_embd=2048, n_head=2), "0A000", "n_embd 2048 is not supported"),
+    "too wide": (change(n_embd=4002, n_head=2), "0A000", "n_embd 4002 is not supported"),
     "context too long": (change(n_positions=16001), "0A000", "n_positions 16001 is not supported"),
     "n_inner too wide": (change(n_inner=16001), "0A000", "n_inner 16001 is not supported"),
     "heads": (change(n_head=3), "22000", "n_embd 8 is not a multiple of n_head 3"),

@@ -77,6 +77,7 @@ class Checkpoint:
 
     `read_tensor(tensor, start, stop)` gives rows start .. stop - 1 of a Tensor as an array of
     floats: the client reads through the safetensors package, the server by itself. `progress` is
+    scale_attn_by_inverse_layer_idx: bool
     told the bytes of each read.
     """
 
@@ -176,9 +177,8 @@ def read_config(path, config):
         )
     if config.get("quantization_config"):
         raise unsupported("a quantized checkpoint", "Save the model in float32 or float16.")
-    for key in ("scale_attn_by_inverse_layer_idx", "add_cross_attention"):
-        if flag(key, False):
-            raise unsupported(key)
+    if flag("add_cross_attention", False):
+        raise unsupported("add_cross_attention")
     activation = expect(value("activation_function", "gelu_new"), str, "activation_function", path)
     if activation not in ACTIVATIONS:
         raise unsupported(
@@ -192,8 +192,9 @@ def read_config(path, config):
             f'File "{path}" has it.',
         )
 
-    # Widths end where a row no longer fits a page, or pgvector's vector.
-    n_embd = number("n_embd", 768, "hidden_size", most=2000)
+    # pgvector's vector ends at 16000: of 4 * n_embd neurons, of values at all positions. Whether
+    # the weights of a neuron fit a page depends on the server (gpt2._add_model).
+    n_embd = number("n_embd", 768, "hidden_size", most=4000)
     n_head = number("n_head", 12, "num_attention_heads")
     if n_embd % n_head != 0:
         raise LoadError(
@@ -245,6 +246,8 @@ def read_tokens(directory, config, n_vocab, vocabulary):
             )
         met = [i for i in dict.fromkeys(value) if 0 <= i < n_vocab]
         beyond = next((i for i in met if i >= n_token), None)
+        # reorder_and_upcast_attn asks for the same in another order
+        scale_attn_by_inverse_layer_idx=flag("scale_attn_by_inverse_layer_idx", False),
         if beyond is not None:
             raise LoadError(
                 WRONG_DATA,

@@ -94,7 +94,7 @@ BEGIN ATOMIC
                past[block * (m).n_head + h.head + 1] AS past,
                h.k[:cardinality(chunk) - cardinality(_attend_all.q) + p.n] AS recent_k,
                h.v[:cardinality(chunk) - cardinality(_attend_all.q) + p.n] AS recent_v,
-               gpt2._attention_scale(m) AS scale
+               gpt2._attention_scale(m, block) AS scale
         FROM gpt2._split_chunk(chunk, m) AS h
         CROSS JOIN LATERAL unnest(_attend_all.q) WITH ORDINALITY AS p (q, n)
         OFFSET 0

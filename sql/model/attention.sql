@@ -8,11 +8,16 @@
 -- one position at a time, with a cache of the others: engine/cache.sql.
 
 
-CREATE FUNCTION gpt2._attention_scale(m gpt2.model)
+-- Some models, CodeParrot and Stanford's, also divide the scores by the block's number from 1.
+-- Source: scale_attn_by_inverse_layer_idx in transformers' GPT2Attention; Karamcheti et al. 2021,
+-- Mistral: A Journey towards Reproducible Language Model Training.
+CREATE FUNCTION gpt2._attention_scale(m gpt2.model, block int)
 RETURNS float8
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE WHEN (m).scale_attn_weights THEN 1 / sqrt(((m).n_embd / (m).n_head)::float8) ELSE 1 END;
-COMMENT ON FUNCTION gpt2._attention_scale IS 'factor of the scores: 1 / sqrt(d)';
+RETURN CASE WHEN (m).scale_attn_weights THEN 1 / sqrt(((m).n_embd / (m).n_head)::float8) ELSE 1 END
+    / CASE WHEN (m).scale_attn_by_inverse_layer_idx THEN block + 1 ELSE 1 END;
+COMMENT ON FUNCTION gpt2._attention_scale IS
+    'factor of the scores in a block: 1 / sqrt(d), and 1 / (block + 1) where the model has that';
 
 
 -- What the heads compute, a row of vectors a position each.
@@ -33,7 +38,8 @@ CREATE FUNCTION gpt2._attention(
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 12
 BEGIN ATOMIC
     WITH shape AS (
-        SELECT (m).n_embd, (m).n_embd / (m).n_head AS d, gpt2._attention_scale(m) AS scale
+        SELECT (m).n_embd, (m).n_embd / (m).n_head AS d,
+               gpt2._attention_scale(m, _attention.block) AS scale
     ), qkv AS (
         -- [n_seq, 3 * n_embd]: the queries, keys and values of all heads
         SELECT i.n::int - 1 AS "position", l.y

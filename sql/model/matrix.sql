@@ -3,9 +3,27 @@
 -- [n_in] -> [n_out]
 
 
-CREATE FUNCTION gpt2._products(
-    x vector, m gpt2.model, block int, layer gpt2.layer, slice int DEFAULT 0
-) RETURNS TABLE (products float8[])
+CREATE FUNCTION gpt2._to_half(x vector)
+RETURNS TABLE (half halfvec, factor float8)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- float16 ends at 65504, which no number of a vector passes whose norm does not: one call in
+    -- the place of a look at each. The factor is a power of two, which changes no digit.
+    SELECT CASE f.factor WHEN 1 THEN f.x::halfvec
+           ELSE ARRAY(SELECT u.x / f.factor FROM unnest(f.x::real[]) AS u (x))::halfvec END,
+           f.factor
+    FROM (
+        SELECT _to_half.x, 2 ^ ceil(ln(greatest(vector_norm(_to_half.x), 65504) / 65504)
+                                    / ln(2::float8)) AS factor
+        OFFSET 0
+    ) AS f;
+END;
+COMMENT ON FUNCTION gpt2._to_half IS 'a vector as float16: half times factor, 1 where it fits';
+
+
+CREATE FUNCTION gpt2._stored_products(
+    x vector, m gpt2.model, block int, layer gpt2.layer, slice int
+) RETURNS TABLE (products float8[], factor float8)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     -- <#> is the inner product, negated; the index gives the pages in the order of the neurons.
@@ -20,13 +38,14 @@ BEGIN ATOMIC
             SELECT unnest(p.half) <#> i.half FROM gpt2._pages(i.own, i.source, i.found) AS p
             WHERE p.block = i.block AND p.layer = i.layer AND p.slice = i.slice
             ORDER BY p.page)
-        END
+        END, i.factor
     FROM (
         -- the pages that a variant has itself, and one below all of them
         SELECT CASE WHEN (m).base IS NOT NULL THEN
                    -1 || ARRAY(SELECT o.page FROM gpt2.matrix_page AS o
-                               WHERE o.model = (m).model AND o.block = _products.block
-                                 AND o.layer = _products.layer AND o.slice = _products.slice
+                               WHERE o.model = (m).model AND o.block = _stored_products.block
+                                 AND o.layer = _stored_products.layer
+                                 AND o.slice = _stored_products.slice
                                ORDER BY o.page) END AS found
         OFFSET 0
     ) AS v CROSS JOIN LATERAL (
@@ -34,16 +53,37 @@ BEGIN ATOMIC
         -- takes, 4.3 times where each page is found beside the base's.
         SELECT coalesce(cardinality(v.found) > 1 AND cardinality(v.found) - 2 = (
                    SELECT max(o.page) FROM gpt2.matrix_page AS o
-                   WHERE o.model = (m).base AND o.block = _products.block
-                     AND o.layer = _products.layer AND o.slice = _products.slice), true) AS whole
+                   WHERE o.model = (m).base AND o.block = _stored_products.block
+                     AND o.layer = _stored_products.layer
+                     AND o.slice = _stored_products.slice), true) AS whole
         OFFSET 0
     ) AS w CROSS JOIN LATERAL (
-        SELECT _products.x, CASE (m).dtype WHEN 'float16' THEN _products.x::halfvec END AS half,
-               _products.block, _products.layer, _products.slice,
+        SELECT _stored_products.x, h.half, h.factor, _stored_products.block,
+               _stored_products.layer, _stored_products.slice,
                CASE WHEN w.whole THEN (m).model ELSE (m).base END AS source,
                CASE WHEN NOT w.whole THEN (m).model END AS own, v.found
+        FROM gpt2._to_half(CASE (m).dtype WHEN 'float16' THEN _stored_products.x END) AS h
         OFFSET 0
     ) AS i;
+END;
+COMMENT ON FUNCTION gpt2._stored_products IS
+    'inner products, negated, of x with each neuron of a slice of a matrix, as the type of its '
+    'weights can hold x: products times factor';
+
+
+CREATE FUNCTION gpt2._products(
+    x vector, m gpt2.model, block int, layer gpt2.layer, slice int DEFAULT 0
+) RETURNS TABLE (products float8[])
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT CASE s.factor WHEN 1 THEN s.products
+           ELSE ARRAY(SELECT u.product * s.factor FROM unnest(s.products) AS u (product)) END
+    FROM (
+        SELECT p.products, p.factor
+        FROM gpt2._stored_products(
+            _products.x, m, _products.block, _products.layer, _products.slice) AS p
+        OFFSET 0
+    ) AS s;
 END;
 COMMENT ON FUNCTION gpt2._products IS
     'inner products, negated, of x with each neuron of a slice of a matrix';

@@ -17,7 +17,7 @@ BEGIN ATOMIC
         FROM unnest(ARRAY[
             'tokenizer', 'n_token', 'eos_tokens', 'n_vocab', 'n_ctx', 'n_embd', 'n_head', 'n_layer',
             'n_inner', 'activation_function', 'layer_norm_epsilon', 'scale_attn_weights',
-            'tie_word_embeddings', 'dtype', 'page_size'
+            'scale_attn_by_inverse_layer_idx', 'tie_word_embeddings', 'dtype', 'page_size'
         ]) WITH ORDINALITY AS p (name, n)
         WHERE to_jsonb(a) -> p.name <> to_jsonb(b) -> p.name
     ) AS d (differences);

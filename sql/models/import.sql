@@ -61,6 +61,14 @@ BEGIN
         'feature_not_supported',
         'activation function "gelu" needs erf(), which this server does not have',
         format('This is PostgreSQL %s, erf() came with 16.', current_setting('server_version')));
+    PERFORM gpt2._assert(
+        gpt2._page_size(new.n_embd, new.dtype) IS DISTINCT FROM 0, 'feature_not_supported',
+        format('n_embd %s is too wide for dtype %s', new.n_embd, new.dtype),
+        format('The weights of a neuron must fit a page of the server, %s bytes.',
+               current_setting('block_size')),
+        CASE new.dtype WHEN 'float32' THEN
+            'Load it with dtype float16: gpt2-loader load SOURCE --dtype float16, or '
+            'gpt2_load_model(path, name, dtype => ''float16'').' END);
     -- Two imports at once would both be the first, or both take the name.
     LOCK TABLE gpt2.model IN SHARE ROW EXCLUSIVE MODE;
     PERFORM gpt2._check_free(_add_model.name, _add_model.replace);
@@ -76,12 +84,13 @@ BEGIN
     INSERT INTO gpt2.model (
         name, is_default, base, tokenizer, n_token, bos_token, eos_tokens, n_vocab, n_ctx, n_embd,
         n_head, n_layer, n_inner, activation_function, layer_norm_epsilon, scale_attn_weights,
-        tie_word_embeddings, n_parameters, dtype, page_size, source, revision, sha256
+        scale_attn_by_inverse_layer_idx, tie_word_embeddings, n_parameters, dtype, page_size,
+        source, revision, sha256
     ) VALUES (
         _add_model.name, new.is_default, new.base, new.tokenizer, new.n_token, new.bos_token,
         new.eos_tokens, new.n_vocab, new.n_ctx, new.n_embd, new.n_head, new.n_layer, new.n_inner,
         new.activation_function, new.layer_norm_epsilon, new.scale_attn_weights,
-        new.tie_word_embeddings, new.n_parameters, new.dtype,
+        new.scale_attn_by_inverse_layer_idx, new.tie_word_embeddings, new.n_parameters, new.dtype,
         gpt2._page_size(new.n_embd, new.dtype), new.source, new.revision, new.sha256
     ) RETURNING model INTO new.model;
     PERFORM gpt2._drop_unused_tokenizers();  -- that of the model replaced

@@ -7,8 +7,8 @@
 -- neurons as a page of the server holds, for finding a row takes longer than multiplying it. With
 -- float16 a neuron costs 0.58 us alone and 0.35 us in a row of five.
 --
--- The weight columns are STORAGE PLAIN: a weight moved out of line by TOAST costs more to fetch
--- than to multiply.
+-- The weights of matrices are STORAGE PLAIN: one that TOAST has moved out of line costs more to
+-- fetch than to multiply.
 --
 -- A variant is a model with a base. It has rows of its own in the three small tables, and in
 -- gpt2.matrix_page only those pages in which it differs; the others are its base's. gpt2._pages is
@@ -69,13 +69,14 @@ CREATE TABLE gpt2.model (
     eos_tokens int[] NOT NULL,
     n_vocab int NOT NULL CHECK (n_vocab > 0),
     n_ctx int NOT NULL CHECK (n_ctx BETWEEN 1 AND 16000),
-    n_embd int NOT NULL CHECK (n_embd BETWEEN 1 AND 2000),
+    n_embd int NOT NULL CHECK (n_embd BETWEEN 1 AND 4000),
     n_head int NOT NULL CHECK (n_head > 0),
     n_layer int NOT NULL CHECK (n_layer > 0),
     n_inner int NOT NULL CHECK (n_inner BETWEEN 1 AND 16000),
     activation_function text NOT NULL CHECK (activation_function IN ('gelu_new', 'gelu')),
     layer_norm_epsilon float8 NOT NULL CHECK (layer_norm_epsilon > 0),
     scale_attn_weights boolean NOT NULL,
+    scale_attn_by_inverse_layer_idx boolean NOT NULL,
     tie_word_embeddings boolean NOT NULL,
     n_parameters bigint NOT NULL,
     dtype text NOT NULL CHECK (dtype IN ('float32', 'float16')),
@@ -100,6 +101,9 @@ COMMENT ON COLUMN gpt2.model.n_token IS
 COMMENT ON COLUMN gpt2.model.bos_token IS 'what an empty prompt begins with';
 COMMENT ON COLUMN gpt2.model.eos_tokens IS 'tokens at which generation stops';
 COMMENT ON COLUMN gpt2.model.n_vocab IS 'rows of wte: more than n_token where it is padded';
+COMMENT ON COLUMN gpt2.model.scale_attn_weights IS 'attention''s scores are divided by sqrt(d)';
+COMMENT ON COLUMN gpt2.model.scale_attn_by_inverse_layer_idx IS
+    'attention''s scores are divided by block + 1';
 COMMENT ON COLUMN gpt2.model.tie_word_embeddings IS 'wte is the output projection too';
 COMMENT ON COLUMN gpt2.model.dtype IS
     'type of the weights in matrix_page; all else is float32';
@@ -117,7 +121,8 @@ LANGUAGE sql STABLE PARALLEL SAFE
 -- and the array's header; a neuron has a header of 8 bytes and its weights.
 RETURN (current_setting('block_size')::int - 32 - 68)
        / (8 + CASE dtype WHEN 'float16' THEN (2 * n_embd + 3) / 4 * 4 ELSE 4 * n_embd END);
-COMMENT ON FUNCTION gpt2._page_size IS 'how many neurons of n_embd inputs fit one row';
+COMMENT ON FUNCTION gpt2._page_size IS
+    'how many neurons of n_embd inputs fit one row; 0 where they are too wide';
 
 CREATE TYPE gpt2.layer AS ENUM (
     'wte', 'attn.c_attn', 'attn.c_proj', 'mlp.c_fc', 'mlp.c_proj', 'lm_head'
@@ -181,8 +186,8 @@ ALTER TABLE gpt2.matrix_page ALTER weight SET STORAGE PLAIN, ALTER half SET STOR
 -- No query asks how weights are distributed. ANALYZE would count their elements, 1 of the 6 s that
 -- an import of 124 million takes.
 ALTER TABLE gpt2.matrix_page ALTER weight SET STATISTICS 0, ALTER half SET STATISTICS 0;
-ALTER TABLE gpt2.wpe ALTER weight SET STORAGE PLAIN;
--- Two vectors of 1,600 do not fit a page, two of 768 do: in line where they fit.
+-- A vector of 2,048 does not fit a page, nor two of 1,600, but two of 768: in line where they fit.
+ALTER TABLE gpt2.wpe ALTER weight SET STORAGE MAIN;
 ALTER TABLE gpt2.layer_norm ALTER weight SET STORAGE MAIN, ALTER bias SET STORAGE MAIN;
 
 

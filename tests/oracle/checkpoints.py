@@ -46,6 +46,34 @@ SHAPES: dict[str, dict] = {
     "short_context": dict(n_layer=2, n_head=2, n_embd=32, n_positions=32, vocab_size=300),
 }
 
+#: checkpoints that are told apart by how they are loaded. Their weights are float16's numbers, so
+#: that both dtypes are the same model: write_loaded
+LOADED: dict[str, dict] = {
+    # as CodeParrot's and Stanford's
+    "inverse_layer": dict(
+        n_layer=4,
+        n_head=2,
+        n_embd=48,
+        n_positions=64,
+        vocab_size=300,
+        scale_attn_by_inverse_layer_idx=True,
+        reorder_and_upcast_attn=True,
+    ),
+    "inverse_layer_only": dict(
+        n_layer=4,
+        n_head=3,
+        n_embd=48,
+        n_positions=64,
+        vocab_size=300,
+        scale_attn_weights=False,
+        scale_attn_by_inverse_layer_idx=True,
+    ),
+    # what each matrix is multiplied with passes 65504
+    "loud": dict(n_layer=2, n_head=2, n_embd=48, n_positions=64, vocab_size=300, n_inner=111),
+    # a neuron of it in float32 is larger than a page; as wide as Cerebras-GPT 1.3B
+    "wide": dict(n_layer=1, n_head=16, n_embd=2048, n_positions=24, vocab_size=300, n_inner=2100),
+}
+
 #: models whose searches come to different ends: (seed, how much <|endoftext|> is favoured)
 BEAM_MODELS: dict[str, tuple[int, float]] = {
     "narrow_mlp": (3, 3),
@@ -134,6 +162,33 @@ def write_checkpoint(directory: Path, shape: dict, seed: int = 0, end: float = 0
     output[-1] += end * bias / (bias @ bias)
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
+
+
+def write_loaded(directory: Path, name: str, seed: int) -> Path:
+    """Writes a checkpoint of LOADED; returns the directory."""
+    write_checkpoint(directory, LOADED[name])
+    weights = tensors(LOADED[name], seed)
+    if name == "loud":
+        make_loud(weights, LOADED[name])
+    for key, value in weights.items():
+        if value.ndim == 2 and "wpe" not in key:
+            weights[key] = value.astype(np.float16).astype(np.float32)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def make_loud(weights: dict[str, np.ndarray], shape: dict, factor: float = 2.0**17) -> None:
+    """Makes activations large where a matrix reads them, and its weights small; queries, keys, and
+    what is added to the residual stream stay as they were."""
+    for block in range(shape["n_layer"]):
+        h = f"transformer.h.{block}"
+        for part in ("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias"):
+            weights[f"{h}.{part}"] *= factor
+        weights[f"{h}.attn.c_attn.weight"][:, : 2 * shape["n_embd"]] /= factor
+        weights[f"{h}.attn.c_proj.weight"] /= factor
+        weights[f"{h}.mlp.c_proj.weight"] /= factor
+    weights["transformer.ln_f.weight"] *= factor
+    weights["transformer.ln_f.bias"] *= factor
 
 
 def write_hub_cache(home: Path, model: str = "openai-community/gpt2") -> None:

@@ -32,7 +32,8 @@ BEGIN;
 SELECT gpt2._add_model('tiny', '{
     "tokenizer": 1, "n_token": 50257, "bos_token": 50256, "eos_tokens": [50256],
     "n_vocab": 50257, "n_ctx": 4, "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5, "scale_attn_weights": true, "tie_word_embeddings": true,
+    "layer_norm_epsilon": 1e-5, "scale_attn_weights": true,
+    "scale_attn_by_inverse_layer_idx": false, "tie_word_embeddings": true,
     "n_parameters": 100594, "dtype": "float32"}');
 INSERT INTO gpt2.matrix_page
 SELECT 1, -1, 'wte', 0, token / page_size, array_agg('[1,2]'::vector)
@@ -44,7 +45,8 @@ BEGIN;
 SELECT gpt2._add_model('tiny', '{
     "tokenizer": 1, "n_token": 50257, "bos_token": 50256, "eos_tokens": [50256],
     "n_vocab": 50257, "n_ctx": 4, "n_embd": 2, "n_head": 1, "n_layer": 2, "n_inner": 4, "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5, "scale_attn_weights": true, "tie_word_embeddings": true,
+    "layer_norm_epsilon": 1e-5, "scale_attn_weights": true,
+    "scale_attn_by_inverse_layer_idx": false, "tie_word_embeddings": true,
     "n_parameters": 100594, "dtype": "float32"}') AS model \gset
 INSERT INTO gpt2.matrix_page
 SELECT :model, -1, 'wte', 0, token / page_size, array_agg('[1,2]'::vector)
@@ -54,6 +56,10 @@ COMMIT;
 
 -- name taken
 SELECT gpt2._add_model('tiny', '{}');
+\echo :LAST_ERROR_SQLSTATE
+
+-- wider than a page
+SELECT gpt2._add_model('wide', '{"n_embd": 2048, "dtype": "float32"}');
 \echo :LAST_ERROR_SQLSTATE
 
 -- too long
