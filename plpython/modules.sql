@@ -3,7 +3,7 @@
 
 CREATE FUNCTION gpt2._python_modules()
 RETURNS TABLE (name text, source text)
-LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 9
 SET search_path = pg_catalog, pg_temp
 AS $modules$
 VALUES
@@ -24,6 +24,9 @@ $python$),
 $python$),
 ('checkpoint', $python$
 --@include ../loader/gpt2_loader/checkpoint.py
+$python$),
+('overflow', $python$
+--@include ../loader/gpt2_loader/overflow.py
 $python$),
 ('importer', $python$
 --@include ../loader/gpt2_loader/importer.py

@@ -34,6 +34,8 @@ def load_model(plpy, path, name, replace, tokenizer, dtype):
     try:
         checkpoint = Checkpoint(path, read_tensor, tokenizer=tokenizer)
         importer.load(Target(plpy, folder), checkpoint, name, path, replace=replace, dtype=dtype)
+        for notice in checkpoint.notices():
+            plpy.notice(notice)
     except LoadError as error:
         return error.sqlstate, error.message, error.detail, error.hint
     except OSError as error:

@@ -383,6 +383,77 @@ def test_tied_with_a_copy(db, load, directory):
     assert n_parameters == sum(tensor.size for tensor in tensors.values())
 
 
+def test_tied_under_the_other_name(db, load, directory):
+    """save_model() of safetensors.torch writes the tensor that two names share once, as
+    lm_head.weight; transformers reads it as both."""
+    tensors = make_tensors(CONFIG)
+    wte = tensors.pop("wte.weight")
+    write(directory, tensors | {"lm_head.weight": wte})
+    load(directory)
+    check_rows(db, tensors | {"wte.weight": wte})
+    n_parameters = db.execute("SELECT n_parameters FROM gpt2.model").fetchone()[0]
+    assert n_parameters == wte.size + sum(tensor.size for tensor in tensors.values())
+
+
+#: tensors of heads beside the language model's: trl's, and those of transformers
+HEADS = {
+    "v_head.summary.weight": (1, 8),
+    "v_head.summary.bias": (1,),
+    "score.weight": (2, 8),
+    "summary.weight": (1, 8),
+    "classifier.weight": (2, 8),
+    "qa_outputs.weight": (2, 8),
+    "multiple_choice_head.summary.weight": (1, 8),
+}
+
+
+@pytest.mark.parametrize("prefix", ["transformer.", ""])
+def test_heads_are_left_out(db, load, directory, prefix):
+    tensors = make_tensors(CONFIG)
+    write(directory, tensors, prefix=prefix)
+    heads = {name: np.full(shape, np.nan, dtype=np.float32) for name, shape in HEADS.items()}
+    save_file(
+        {prefix + name: tensor for name, tensor in tensors.items()} | heads,
+        directory / "model.safetensors",
+    )
+    load(directory)
+    check_rows(db, tensors)
+    n_parameters = db.execute("SELECT n_parameters FROM gpt2.model").fetchone()[0]
+    assert n_parameters == sum(tensor.size for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    "architecture", ["GPT2Model", "GPT2DoubleHeadsModel", "GPT2HeadWithValueModel"]
+)
+def test_architectures(db, load, directory, architecture):
+    tensors = make_tensors(CONFIG)
+    write(directory, tensors, CONFIG | {"architectures": [architecture]})
+    load(directory)
+    check_rows(db, tensors)
+
+
+def test_notice_of_the_server(database, db, directory):
+    write(directory, make_tensors(CONFIG))
+    notices = []
+    with psycopg.connect(database, autocommit=True) as connection:
+        if not has_plpython(connection):
+            pytest.skip("the server has no PL/Python")
+        connection.add_notice_handler(
+            lambda diag: notices.append((diag.severity, diag.message_primary))
+        )
+        for tensors in ({}, dict.fromkeys(("v_head.a", "score.weight"), np.zeros(1))):
+            write(directory, make_tensors(CONFIG) | tensors, prefix="")
+            directory.joinpath("model.safetensors").chmod(0o644)
+            directory.joinpath("config.json").chmod(0o644)
+            connection.execute("SELECT gpt2_load_model(%s, 'm', true, 'gpt2')", (str(directory),))
+    assert notices == [
+        (
+            "NOTICE",
+            'left out "score.weight", "v_head.a": language modelling does not use them',
+        )
+    ]
+
+
 def test_sharded(db, load, directory):
     tensors = make_tensors(CONFIG)
     shards = {f"model-0000{i}-of-00002.safetensors": {} for i in (1, 2)}
@@ -856,6 +927,19 @@ REFUSALS = {
         "22000",
         'tensor "transformer.wte.weight" has a NaN or an infinity',
     ),
+    "untied without wte": (
+        steps(
+            tensors(lm_head__weight=new(300, 8), wte__weight=None),
+            change(tie_word_embeddings=False),
+        ),
+        "22000",
+        'tensor "wte.weight" is missing',
+    ),
+    "another head": (
+        tensors(lm_head__bias=new(300)),
+        "0A000",
+        'tensor "transformer.lm_head.bias" is not one of GPT-2\'s',
+    ),
     "lm_head is not wte": (
         tensors(lm_head__weight=new(300, 8)),
         "22000",
@@ -1003,6 +1087,63 @@ REFUSALS = {
     "vocab is a list": (tokenizer(model__vocab=[1]), "22000", "vocab is not an object: [1]"),
     "merges is a number": (tokenizer(model__merges=1), "22000", "merges is not a list: 1"),
 }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "wte.weight",
+        "wpe.weight",
+        "h.0.ln_1.weight",
+        "h.1.ln_2.bias",
+        "h.0.attn.c_attn.weight",
+        "h.1.mlp.c_proj.weight",
+        "h.1.mlp.c_proj.bias",
+        "ln_f.weight",
+    ],
+)
+def test_weights_whose_products_overflow(db, load, directory, name):
+    """float32 holds the weight itself, and pgvector raised an error at every call."""
+    tensors = make_tensors(CONFIG)
+    tensors[name].flat[-1] = 3e38
+    write(directory, tensors)
+    with pytest.raises(Refused) as refusal:
+        load(directory)
+    assert refusal.value.sqlstate == "22000"
+    assert refusal.value.message == f'the weights of tensor "transformer.{name}" are too large'
+    assert refusal.value.detail and refusal.value.hint
+    assert count_rows(db, TABLES) == dict.fromkeys(TABLES, 0)
+
+
+@pytest.mark.parametrize(
+    "large, place",
+    [
+        (("wte.weight", "ln_f.weight"), "a logit"),
+        (("h.0.ln_1.weight", "h.0.attn.c_attn.weight"), "attention in block 0"),
+        (("h.1.attn.c_attn.weight", "h.1.attn.c_proj.weight"), "the residual stream after block 1"),
+        (("h.1.ln_2.bias", "h.1.mlp.c_fc.weight"), "the perceptron in block 1"),
+    ],
+)
+def test_weights_whose_activations_overflow(db, load, directory, large, place):
+    """Each is far from float32's end, but one multiplies what the other has made."""
+    tensors = make_tensors(CONFIG)
+    for name in large:
+        tensors[name].flat[-1] = 1e12
+    write(directory, tensors)
+    with pytest.raises(Refused) as refusal:
+        load(directory)
+    assert refusal.value.sqlstate == "22000"
+    assert refusal.value.message == f"the weights are too large: {place} may overflow"
+    assert f"transformer.{large[0]}" in refusal.value.detail or (
+        f"transformer.{large[1]}" in refusal.value.detail
+    )
+    assert count_rows(db, TABLES) == dict.fromkeys(TABLES, 0)
+    # one of them alone is no harm
+    tensors[large[0]].flat[-1] = 1
+    write(directory, tensors)
+    load(directory)
+    check_rows(db, tensors)
+    assert db.execute("SELECT cardinality(gpt2_forward('{1,2,3}'))").fetchone() == (3,)
 
 
 def tensors_of_200(directory):

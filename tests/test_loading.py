@@ -1,5 +1,5 @@
 """Checkpoints that need something of the importer, or of float16, compute what transformers computes
-from them (fixtures by tests/oracle/make_loading_fixtures.py)."""
+from them (fixtures by tests/oracle/make_loading_fixtures.py); what loads does not overflow."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import numpy as np
 import psycopg
 import pytest
 from conftest import PROPERTY, one
+from gpt2_loader.cli import app
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracle.checkpoints import LOADED, write_loaded
 from oracle.compare import assert_close, greedy, hidden_states, logits
+from safetensors.numpy import load_file, save_file
 from test_loader import (  # noqa: F401  fixtures among them
+    CONFIG,
     DOORS,
     Refused,
     database,
@@ -24,8 +27,11 @@ from test_loader import (  # noqa: F401  fixtures among them
     directory,
     load,
     load_by_client,
+    make_tensors,
+    write,
 )
 from test_trace import FORWARD, activations
+from typer.testing import CliRunner
 
 FIXTURES = np.load(Path(__file__).parent / "oracle" / "loading.npz")
 #: what rounding to float16 may change, as a share of the largest
@@ -208,3 +214,55 @@ def test_vectors_as_float16(conn, x):
         assert 65504 / 2.001 <= norm / factor <= 65504 * 1.001
         expected = (np.array(x, dtype=np.float32).astype(np.float64) / factor).astype(np.float16)
         np.testing.assert_array_equal(np.array(half, dtype=np.float16), expected)
+
+
+@settings(PROPERTY, max_examples=25)
+@given(
+    st.lists(st.integers(0, 16), min_size=8, max_size=8),
+    st.integers(0, 10),
+    st.sampled_from(["float32", "float16"]),
+)
+def test_what_loads_does_not_overflow(database, powers, seed, dtype):  # noqa: F811
+    """Weights of all magnitudes: a model is refused, or every function that reads it answers."""
+    tensors = make_tensors(CONFIG, seed)
+    groups = ["wte", "wpe", "ln_1", "ln_2", "c_attn", "c_fc", "c_proj", "ln_f"]
+    for group, power in zip(groups, powers, strict=True):
+        for name in tensors:
+            if group in name:
+                tensors[name] *= np.float32(10) ** power
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), tensors)
+        try:
+            load_by_client(database, Path(folder), "m", dtype=dtype)
+        except Refused as refusal:
+            assert refusal.sqlstate == "22000"
+            assert "too large" in refusal.message or "does not fit float16" in refusal.message
+            return
+    with psycopg.connect(database, autocommit=True) as conn:
+        try:
+            y = conn.execute(
+                "SELECT y::real[] FROM unnest(gpt2_forward('{1,2,3}')) AS y"
+            ).fetchall()
+            assert np.isfinite(np.array(y, dtype=np.float64)).all()
+            conn.execute("SELECT * FROM gpt2_next_token('The', 3)")
+            conn.execute("SELECT gpt2_generate('The', 4)")
+        finally:
+            conn.execute("SELECT gpt2_drop_model('m')")
+
+
+# ---- Heads that are left out
+
+
+def test_notice_of_the_command_line(db, database, checkpoint, directory):  # noqa: F811
+    shutil.copytree(checkpoint("inverse_layer"), directory, dirs_exist_ok=True)
+    weights = load_file(directory / "model.safetensors")
+    arguments = ["load", str(directory), "--name", "m", "--dsn", database, "--replace"]
+    assert CliRunner().invoke(app, arguments).stderr == ""
+    heads = {f"v_head.{i}": np.zeros(1, dtype=np.float32) for i in range(10)}
+    save_file(weights | heads, directory / "model.safetensors")
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    named = ", ".join(f'"v_head.{i}"' for i in range(8))
+    assert result.stderr == (
+        f"gpt2-loader: notice: left out {named} and 2 more: language modelling does not use them\n"
+    )

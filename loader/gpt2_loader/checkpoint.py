@@ -6,6 +6,7 @@ synonyms are those of transformers' GPT2Config.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from typing import NamedTuple
@@ -22,7 +23,15 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 GENERATION = "generation_config.json"
 
-ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel")
+# The last is that of trl's first versions. Models for a task (GPT2ForSequenceClassification, ...)
+# are not among them: transformers' GPT2LMHeadModel reads them, but they were trained for their own
+# head, and nothing kept the language model beside it what it was.
+ARCHITECTURES = (
+    "GPT2LMHeadModel",
+    "GPT2Model",
+    "GPT2DoubleHeadsModel",
+    "GPT2HeadWithValueModel",
+)
 
 # transformers has several names for the two formulas
 ACTIVATIONS = {
@@ -35,8 +44,13 @@ ACTIVATIONS = {
     "gelu_python": "gelu",
 }
 
-# Buffers of older checkpoints (the causal mask), and a head that language modelling does not use.
-IGNORED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|multiple_choice_head\..*")
+# Buffers of older checkpoints: the causal mask.
+BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+
+# Heads beside the language model's: those of transformers, and trl's v_head.
+HEADS = re.compile(r"(multiple_choice_head|summary|score|classifier|qa_outputs|v_head)\..*")
+
+N_NAMED = 8  # tensors of a notice that are named
 
 # files that may hold weights, in the place of model.safetensors
 OTHER_WEIGHTS = re.compile(r"\.(safetensors|bin|pt|h5|msgpack)$|\.ckpt")
@@ -63,6 +77,7 @@ class Config(NamedTuple):
     activation_function: str
     layer_norm_epsilon: float
     scale_attn_weights: bool
+    scale_attn_by_inverse_layer_idx: bool
     tie_word_embeddings: bool
 
 
@@ -70,14 +85,14 @@ class Checkpoint:
     """A model directory whose files were checked; no tensor was read yet.
 
     config: a Config; vocabulary: a Vocabulary, or None for GPT-2's own; tokens: a Tokens; tensors:
-    {name without "transformer.": Tensor}; n_bytes: size of these tensors.
+    {name without "transformer.": Tensor}; n_bytes: size of these tensors; left_out: names of those
+    of heads that language modelling does not use.
 
     tokenizer: which vocabulary is meant, where it is not the directory's: OWN for GPT-2's own, or
     another directory.
 
     `read_tensor(tensor, start, stop)` gives rows start .. stop - 1 of a Tensor as an array of
     floats: the client reads through the safetensors package, the server by itself. `progress` is
-    scale_attn_by_inverse_layer_idx: bool
     told the bytes of each read.
     """
 
@@ -88,7 +103,8 @@ class Checkpoint:
         self.directory = directory
         path, config = _config_file(directory)
         self.config = read_config(path, config)
-        self.tensors = _find_tensors(directory, self.config)
+        self.tensors, self.left_out = _find_tensors(directory, self.config)
+        self._squares = dict.fromkeys(self.tensors, 0.0)
         self.n_bytes = sum(tensor.end - tensor.start for tensor in self.tensors.values())
         self.vocabulary = read_vocabulary(tokenizer, directory, config, self.config.n_vocab)
         self.tokens = read_tokens(directory, config, self.config.n_vocab, self.vocabulary)
@@ -105,6 +121,22 @@ class Checkpoint:
             if not (name == "lm_head.weight" and self.config.tie_word_embeddings)
         )
 
+    def notices(self):
+        """What whoever loads the model should know of it, as texts."""
+        if not self.left_out:
+            return []
+        names = ", ".join(map(show, self.left_out[:N_NAMED]))
+        more = len(self.left_out) - N_NAMED
+        return [
+            f"left out {names}{f' and {more} more' if more > 0 else ''}: "
+            "language modelling does not use them"
+        ]
+
+    def norm(self, name):
+        """Root of the sum of the squares of a tensor's rows as far as they were read, each once; 0
+        for a bias that the checkpoint does not have."""
+        return math.sqrt(self._squares.get(name, 0.0))
+
     def read(self, name, start=0, stop=None):
         """Rows start .. stop - 1 of a tensor, all by default, as float32 [stop - start, ...]."""
         tensor = self.tensors[name]
@@ -117,6 +149,8 @@ class Checkpoint:
                 f'It is in file "{tensor.path}".',
             )
         array[np.abs(array) < TINY] = 0
+        with np.errstate(over="ignore"):
+            self._squares[name] += float(np.vdot(array, array))
         self._progress((stop - start) * (tensor.end - tensor.start) // tensor.shape[0])
         return array
 
@@ -212,6 +246,8 @@ def read_config(path, config):
         activation_function=ACTIVATIONS[activation],
         layer_norm_epsilon=float(epsilon),
         scale_attn_weights=flag("scale_attn_weights", True),
+        # reorder_and_upcast_attn asks for the same in another order
+        scale_attn_by_inverse_layer_idx=flag("scale_attn_by_inverse_layer_idx", False),
         tie_word_embeddings=flag("tie_word_embeddings", True),
     )
 
@@ -246,8 +282,6 @@ def read_tokens(directory, config, n_vocab, vocabulary):
             )
         met = [i for i in dict.fromkeys(value) if 0 <= i < n_vocab]
         beyond = next((i for i in met if i >= n_token), None)
-        # reorder_and_upcast_attn asks for the same in another order
-        scale_attn_by_inverse_layer_idx=flag("scale_attn_by_inverse_layer_idx", False),
         if beyond is not None:
             raise LoadError(
                 WRONG_DATA,
@@ -296,8 +330,9 @@ def expected_tensors(config):
 
 
 def _find_tensors(directory, config):
-    """{name: Tensor} of what expected_tensors names; shapes, dtypes and names are checked."""
-    found = {}
+    """{name: Tensor} of what expected_tensors names, and the names of what HEADS does; shapes,
+    dtypes and names are checked."""
+    found, left_out = {}, []
     for name, tensor in _all_tensors(directory).items():
         short = name[len("transformer.") :] if name.startswith("transformer.") else name
         if short in found:
@@ -306,8 +341,13 @@ def _find_tensors(directory, config):
                 f"tensor {show(short)} is there twice",
                 'Once with and once without "transformer." before its name.',
             )
-        if not IGNORED.fullmatch(short):
+        if HEADS.fullmatch(short):
+            left_out.append(tensor.name)
+        elif not BUFFERS.fullmatch(short):
             found[short] = tensor
+    if config.tie_word_embeddings and "wte.weight" not in found and "lm_head.weight" in found:
+        # save_model() of safetensors.torch writes what two names share under the first
+        found["wte.weight"] = found.pop("lm_head.weight")
 
     tensors = {}
     for name, shape in expected_tensors(config):
@@ -345,7 +385,7 @@ def _find_tensors(directory, config):
             "A LoRA adapter has to be merged into its model before." if "lora_" in tensor.name
             else None,
         )  # fmt: skip
-    return tensors
+    return tensors, sorted(left_out)
 
 
 def _all_tensors(directory):

@@ -104,6 +104,8 @@ def load(
                     client.Target(connection), checkpoint, name, found.origin, found.revision,
                     replace, default, dtype.value, sha256,
                 )  # fmt: skip
+    for notice in checkpoint.notices():
+        print(f"gpt2-loader: notice: {notice}", file=sys.stderr)
     seconds = time.monotonic() - began
     print(f'loaded model "{name}": {checkpoint.n_parameters():,} parameters in {seconds:.1f} s')
 

@@ -11,7 +11,7 @@ import json
 
 import numpy as np
 
-from gpt2_loader import copy_binary
+from gpt2_loader import copy_binary, overflow
 from gpt2_loader.errors import BAD_ARGUMENT, WRONG_DATA, LoadError
 from gpt2_loader.vocabulary import OwnPart
 
@@ -72,6 +72,7 @@ def load(
     target.copy("bias", "model, block, layer, bias", _biases(checkpoint, model))
     target.copy("layer_norm", "model, block, layer, weight, bias", _layer_norms(checkpoint, model))
     target.copy("wpe", 'model, "position", weight', _position_embeddings(checkpoint, model))
+    overflow.check(checkpoint)
     target.execute("SELECT gpt2._finish_model($1)", model)
 
 
