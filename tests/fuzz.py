@@ -468,11 +468,27 @@ class Listener:
             self.digest.update(chunk)
 
 
-def load(directory: str, read_tensor) -> tuple:
+class Options(NamedTuple):
+    """What the user says: which vocabulary is meant, and the type of the weights."""
+
+    tokenizer: str | None
+    dtype: str
+
+
+#: what differs from the first is asked for less often
+OPTIONS = (
+    *[Options(None, "float32")] * 6,
+    *[Options(None, "float16")] * 2,
+    Options("gpt2", "float32"),
+)
+
+
+def load(directory: str, read_tensor, options: Options) -> tuple:
     """What an importer makes of a directory: what it loads, or the error as it words it."""
     listener = Listener()
     try:
-        importer.load(listener, checkpoint.Checkpoint(directory, read_tensor), "m", directory)
+        found = checkpoint.Checkpoint(directory, read_tensor, tokenizer=options.tokenizer)
+        importer.load(listener, found, "m", directory, dtype=options.dtype)
     except LoadError as error:
         return "refused", error.sqlstate, error.message, error.detail, error.hint
     except OSError as error:
@@ -481,12 +497,12 @@ def load(directory: str, read_tensor) -> tuple:
     return "loaded", listener.digest.hexdigest(), listener.arguments
 
 
-def compare_importers(directory: str) -> tuple[str, list[str]]:
+def compare_importers(directory: str, options: Options) -> tuple[str, list[str]]:
     """What the importers do (loaded or refused), and what is wrong with it."""
     outcomes = {}
     for door, read_tensor in (("client", client.read_tensor), ("server", server.read_tensor)):
         try:
-            outcomes[door] = load(directory, read_tensor)
+            outcomes[door] = load(directory, read_tensor, options)
         except Exception as error:  # that is what is looked for
             return "raised", [f"{door} raised {error!r:.300}"]
     ours, theirs = outcomes["client"], outcomes["server"]
@@ -561,10 +577,11 @@ def run(seed: int, first: int, n_files: int, keep: Path | None = None) -> Iterat
     originals = bases()
     for number in range(first, first + n_files):
         rng = random.Random(f"{seed}/{number}")
+        options = rng.choice(OPTIONS)
         files, what = mutate(originals[number % len(originals)], originals, rng)
         with tempfile.TemporaryDirectory(prefix="gpt2_fuzz.") as folder:
             write_files(Path(folder), files)
-            outcome, wrong = compare_importers(folder)
+            outcome, wrong = compare_importers(folder, options)
             for name, content in files.items():
                 if name.endswith(".safetensors") and isinstance(content, bytes):
                     wrong += compare_headers(f"{folder}/{name}")
@@ -572,7 +589,7 @@ def run(seed: int, first: int, n_files: int, keep: Path | None = None) -> Iterat
             kept = keep / f"{seed}-{number}"
             kept.mkdir(parents=True, exist_ok=True)
             write_files(kept, files)
-        yield Result(number, what, outcome, wrong)
+        yield Result(number, f"{what} ({options.tokenizer}, {options.dtype})", outcome, wrong)
 
 
 def main() -> int:
