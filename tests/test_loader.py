@@ -820,7 +820,7 @@ REFUSALS = {
     "inverse layer is text": (
         change(scale_attn_by_inverse_layer_idx="yes"),
         "22000",
-        "scale_attn_by_inverse_layer_idx is neither true nor false",
+        "scale_attn_by_inverse_layer_idx is not true or false",
     ),
     "cross-attention": (
         change(add_cross_attention=True),
