@@ -37,12 +37,12 @@ FOLDED = {
 COUNTS = "SELECT funcname, sum(calls)::int FROM pg_stat_xact_user_functions GROUP BY 1"
 
 
-def count_calls(conn: psycopg.Connection, query: str) -> dict[str, int]:
+def count_calls(conn: psycopg.Connection, query: str, *arguments) -> dict[str, int]:
     """Function -> calls of it, for those that the query calls and no planner folds."""
     conn.execute("SET track_functions = 'all'")
     with conn.transaction():
         before = dict(conn.execute(COUNTS).fetchall())
-        conn.execute(query)
+        conn.execute(query, arguments or None)
         after = dict(conn.execute(COUNTS).fetchall())
     return {
         name: n - before.get(name, 0)

@@ -1,6 +1,11 @@
 -- Byte-pair encoding: a word begins as its bytes' tokens; at each step the adjacent pair with the
--- lowest rank is merged wherever it occurs, until no pair is left that has a rank.
--- Source: Sennrich, Haddow, Birch 2016 (arXiv:1508.07909); bpe() in openai/gpt-2, src/encoder.py.
+-- lowest rank is merged, the leftmost of several, until no pair is left that has a rank.
+-- Source: Sennrich, Haddow, Birch 2016 (arXiv:1508.07909); bpe() in openai/gpt-2, src/encoder.py;
+-- Word::merge_all in the tokenizers library.
+--
+-- A merge of training comes after those that made its two tokens. So what a step makes waits for
+-- the steps of higher rank, and the pair can be merged wherever it occurs, in one step. Where the
+-- merges are in another order (in_order in gpt2.tokenizer) it is merged once a step.
 --
 -- While it is being merged, a word is a string in which a token is the character
 -- chr(65536 + token). So "merge this pair wherever it occurs, from the left, without overlap"
@@ -61,7 +66,9 @@ BEGIN ATOMIC
         WHERE substr(r.rule, 4) < gpt2._symbol(_bpe.n_token) COLLATE "C"
     ), one_byte AS MATERIALIZED (
         -- read once
-        SELECT gpt2._byte_tokens(_bpe.tokenizer, _bpe.n_token) AS tokens
+        SELECT gpt2._byte_tokens(_bpe.tokenizer, _bpe.n_token) AS tokens, t.in_order
+        FROM gpt2.tokenizer AS t
+        WHERE t.tokenizer = _bpe.tokenizer
     ), bpe AS (
         SELECT w.word, 0 AS step, '' COLLATE "C" AS rule, b.symbols
         FROM unnest(words) AS w (word)
@@ -76,8 +83,12 @@ BEGIN ATOMIC
         ) AS b (symbols)
     UNION ALL
         SELECT bpe.word, bpe.step + 1, best.rule,
-               coalesce(replace(bpe.symbols, substr(best.rule, 2, 2), substr(best.rule, 4)),
-                        bpe.symbols)
+               coalesce(CASE
+                   WHEN (SELECT o.in_order FROM one_byte AS o)
+                   THEN replace(bpe.symbols, substr(best.rule, 2, 2), substr(best.rule, 4))
+                   ELSE overlay(bpe.symbols PLACING substr(best.rule, 4)
+                                FROM position(substr(best.rule, 2, 2) IN bpe.symbols) FOR 2)
+                   END, bpe.symbols)
         FROM bpe
         CROSS JOIN LATERAL (
             SELECT min(CASE
@@ -123,6 +134,16 @@ BEGIN ATOMIC
     -- First the bytes, without which nothing can be merged, then what merges to itself.
     UPDATE gpt2.token AS t SET mergeable = true
     WHERE t.tokenizer = _finish_tokenizer.tokenizer AND length(t.bytes) = 1;
+
+    UPDATE gpt2.tokenizer AS t
+    SET in_order = NOT EXISTS (
+        SELECT
+        FROM gpt2.merge AS m
+        JOIN (SELECT u.rank, unnest(ARRAY[u."left", u."right"]) AS token
+              FROM gpt2.merge AS u
+              WHERE u.tokenizer = _finish_tokenizer.tokenizer) AS used ON used.token = m.token
+        WHERE m.tokenizer = _finish_tokenizer.tokenizer AND used.rank <= m.rank)
+    WHERE t.tokenizer = _finish_tokenizer.tokenizer;
 
     WITH whole AS (
         SELECT b.word, ascii(b.symbols) - 65536 AS token

@@ -26,10 +26,16 @@ BEGIN ATOMIC
         UNION ALL
         -- the others, merged to the end
         SELECT b.word, b.symbols
-        FROM (SELECT array_agg(bytes) FROM whole WHERE token IS NULL
+        FROM (SELECT array_agg(bytes) FROM whole WHERE token IS NULL AND length(bytes) <= 200
               HAVING count(*) > 0) AS o (words)
         CROSS JOIN LATERAL
             gpt2._encode(o.words, _tokenize_words.tokenizer, _tokenize_words.n_token) AS b
+        UNION ALL
+        SELECT b.word, b.symbols
+        FROM (SELECT array_agg(bytes) FROM whole WHERE token IS NULL AND length(bytes) > 200
+              HAVING count(*) > 0) AS o (words)
+        CROSS JOIN LATERAL
+            gpt2._encode_long(o.words, _tokenize_words.tokenizer, _tokenize_words.n_token) AS b
     )
     SELECT CASE
         WHEN _tokenize_words.text IS NOT NULL THEN gpt2._symbols_to_tokens((

@@ -3,8 +3,8 @@
 -- 1.1.4, sha256 1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5). The ids are
 -- not in the file, they follow from it: the bytes, then a token a merge, in order.
 
-INSERT INTO gpt2.tokenizer (tokenizer, sha256, n_token)
-VALUES (1, 'a41e05ffc36b919337c36d9138a84eef7f24c9a537104a2538ba576d570b1c11', 50257);
+INSERT INTO gpt2.tokenizer (tokenizer, sha256, n_token, in_order)
+VALUES (1, 'a41e05ffc36b919337c36d9138a84eef7f24c9a537104a2538ba576d570b1c11', 50257, true);
 
 -- With its schema: the caller's own table of this name would be found before it.
 CREATE TEMPORARY TABLE vocab_bpe AS

@@ -53,11 +53,15 @@ def first_token(run: Run) -> None:
 
 
 def tokenizing(run: Run) -> None:
-    """Seconds for a text of 1 MB; the tokens are the same, or there is no line."""
+    """Seconds for a text; the tokens are the same, or there is no line."""
     theirs = tokenizer()
     with psycopg.connect(run.dsn, autocommit=True) as conn:
-        for name, text in (("English", texts.english()), ("mixed scripts", texts.mixed())):
-            progress(f"tokenizing 1 MB, {name}")
+        for name, text in (
+            ("1 MB, English", texts.english()),
+            ("1 MB, mixed scripts", texts.mixed()),
+            ("one word of 100,000 letters", texts.word()),
+        ):
+            progress(f"tokenizing {name}")
             tokens = conn.execute("SELECT gpt2_tokenize(%s)", [text]).fetchone()[0]
             assert tokens == theirs.encode(text).ids, f"{name}: the tokens differ"
             samples = interleave(
@@ -67,7 +71,7 @@ def tokenizing(run: Run) -> None:
                 lambda: seconds(lambda: theirs.encode(text)),
                 run.rounds(5, 1),
             )
-            run.add(f"tokenizing 1 MB, {name}", "s", *samples, "tokenizers", tokens=len(tokens))
+            run.add(f"tokenizing {name}", "s", *samples, "tokenizers", tokens=len(tokens))
 
 
 def prepare_prompts(conn: psycopg.Connection) -> None:

@@ -1,14 +1,16 @@
-"""Texts of 1 MB for the tokenizer, the same at each call: no file to fetch, none to keep.
+"""Texts for the tokenizer, the same at each call: no file to fetch, none to keep.
 
 English is Python's own manual, as pydoc carries it (pydoc_data.topics, in every Python; about
 0.7 MB, then from the start again). The other text is made of words in many scripts: its letters
-are drawn, so few merges apply and no cache of words helps.
+are drawn, so few merges apply and no cache of words helps. Both have 1 MB. A long word is all
+merges that depend on one another.
 """
 
 from __future__ import annotations
 
 import pydoc_data.topics
 import random
+import string
 
 SIZE = 1_000_000  # bytes of UTF-8
 
@@ -59,3 +61,8 @@ def mixed() -> str:
         pieces += [word, rng.choice(BETWEEN)]
         size += len(word.encode()) + 1
     return cut("".join(pieces))
+
+
+def word() -> str:
+    """100,000 random letters, no space between them."""
+    return "".join(random.Random(0).choices(string.ascii_lowercase, k=100_000))
