@@ -28,6 +28,7 @@ from typing import NamedTuple
 import huggingface_hub
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import (
+    DisabledRepoError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -314,7 +315,7 @@ def _answered(hub_id, revision, error):
             f"It is not a directory either. {answer}",
             f"{SOURCES} For a private one: {_LOGIN}.",
         )
-    if status in (401, 403):
+    if status in (401, 403) and not isinstance(error, DisabledRepoError):
         return LoadError(
             NO_PRIVILEGE, f'the hub refuses access to "{hub_id}"', answer, f"Log in: {_LOGIN}."
         )
