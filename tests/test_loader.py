@@ -618,12 +618,21 @@ def test_without_vocabulary_files(db, load, directory, n_vocab, eos, n_token, en
 
 
 @pytest.mark.parametrize(
-    "eos, last, ends", [(299, b"<|endoftext|>", [299]), ([7], b" n", [7]), (None, b" n", [])]
+    "eos, last, ends",
+    [
+        (299, b"<|endoftext|>", [299]),
+        ([7, 299], b"<|endoftext|>", [7, 299]),
+        ([7], b" n", [7]),
+        (None, b" n", []),
+    ],
 )
-def test_a_part_of_own_vocabulary(db, load, directory, eos, last, ends):
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_a_part_of_own_vocabulary(db, load, directory, eos, last, ends, file):
     """Where the caller says so: its first tokens, the last being <|endoftext|> if that ends."""
-    config = CONFIG | {"eos_token_id": eos, "bos_token_id": None}
+    config = CONFIG | {"eos_token_id": None, "bos_token_id": None}
     write(directory, make_tensors(config), config)
+    said = json.loads((directory / file).read_text()) if file == "config.json" else {}
+    (directory / file).write_text(json.dumps(said | {"eos_token_id": eos}))
     load(directory, tokenizer=vocabulary.OWN)
     tokenizer, *loaded = loaded_vocabulary(db)
     assert loaded == [300, None, ends]

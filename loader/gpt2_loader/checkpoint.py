@@ -106,8 +106,11 @@ class Checkpoint:
         self.tensors, self.left_out = _find_tensors(directory, self.config)
         self._squares = dict.fromkeys(self.tensors, 0.0)
         self.n_bytes = sum(tensor.end - tensor.start for tensor in self.tensors.values())
-        self.vocabulary = read_vocabulary(tokenizer, directory, config, self.config.n_vocab)
-        self.tokens = read_tokens(directory, config, self.config.n_vocab, self.vocabulary)
+        path, generation = _generation_config(directory, path, config)
+        self.vocabulary = read_vocabulary(
+            tokenizer, directory, config, self.config.n_vocab, generation.get("eos_token_id")
+        )
+        self.tokens = read_tokens(path, generation, self.config.n_vocab, self.vocabulary)
 
     def sha256(self):
         """Hash of the weight files, in the order of their names."""
@@ -171,6 +174,15 @@ def _config_file(directory):
             else "A model is a directory with config.json and model.safetensors.",
             "Merge the adapter into its model and save that." if lora else None,
         )  # fmt: skip
+    return path, files.read_json(path)
+
+
+def _generation_config(directory, path, config):
+    """The path and content of the file that says what begins and ends a text: as in transformers
+    generation_config.json, where there is one, in the place of config.json, which is given."""
+    if not files.has(directory, GENERATION):
+        return path, config
+    path = os.path.join(directory, GENERATION)
     return path, files.read_json(path)
 
 
@@ -260,19 +272,17 @@ class Tokens(NamedTuple):
     eos_tokens: list
 
 
-def read_tokens(directory, config, n_vocab, vocabulary):
-    """The Tokens of a model with this many rows of wte. vocabulary: a Vocabulary, or None for
-    GPT-2's own.
+def read_tokens(path, values, n_vocab, vocabulary):
+    """The Tokens of a model with this many rows of wte. path, values: those of
+    _generation_config; vocabulary: a Vocabulary, or None for GPT-2's own.
 
-    As transformers does: generation_config.json, where there is one, is asked in the place of
-    config.json, whose default is GPT-2's <|endoftext|>; an id that no row has is never met.
+    As transformers does: config.json's default is GPT-2's <|endoftext|>; an id that no row has is
+    never met.
     """
-    generation = files.has(directory, GENERATION)
-    path = os.path.join(directory, GENERATION if generation else "config.json")
-    values = files.read_json(path) if generation else config
+    has_default = os.path.basename(path) != GENERATION
 
     def ids(key, n_token):
-        default = None if generation or n_token != OWN_N_TOKEN else OWN_N_TOKEN - 1
+        default = OWN_N_TOKEN - 1 if has_default and n_token == OWN_N_TOKEN else None
         value = values.get(key, default)
         value = [] if value is None else value if isinstance(value, list) else [value]
         wrong = [i for i in value if type(i) is not int]

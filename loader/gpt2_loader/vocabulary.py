@@ -119,16 +119,16 @@ def byte_encoder():
     }
 
 
-def read_vocabulary(tokenizer, directory, config, n_vocab):
+def read_vocabulary(tokenizer, directory, config, n_vocab, ends=None):
     """The vocabulary of a model: a Vocabulary, or None for GPT-2's own, or an OwnPart of it.
 
     tokenizer: OWN, a directory, or None for the model's directory; config: the model's config.json,
-    as read; n_vocab: rows of its token embeddings.
+    as read; n_vocab: rows of its token embeddings; ends: eos_token_id, as read.
     """
     if tokenizer == OWN:
-        end = n_vocab - 1
-        own = n_vocab >= OWN_N_TOKEN
-        return None if own else OwnPart(n_vocab, config.get("eos_token_id") in (end, [end]))
+        if n_vocab >= OWN_N_TOKEN:
+            return None
+        return OwnPart(n_vocab, n_vocab - 1 in (ends if isinstance(ends, list) else [ends]))
     if tokenizer is not None:
         names(tokenizer)  # of a directory that is not there, an error by name
         directory, config = tokenizer, {}
