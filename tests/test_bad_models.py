@@ -15,7 +15,7 @@ TEXT = "PostgreSQL is an object"
 
 
 @pytest.fixture(scope="module", params=[1e3, 1e6])
-def bad(request, demo_dsn) -> Iterator[psycopg.Connection]:
+def session(request, demo_dsn) -> Iterator[psycopg.Connection]:
     """A session whose model is a variant of demo with the last layer norm's weights times so much."""
     with psycopg.connect(demo_dsn) as connection:
         connection.execute("SELECT gpt2_create_variant('bad')")
@@ -28,6 +28,13 @@ def bad(request, demo_dsn) -> Iterator[psycopg.Connection]:
         connection.execute("SET gpt2.model = 'bad'")
         yield connection
         connection.rollback()
+
+
+@pytest.fixture
+def bad(session) -> Iterator[psycopg.Connection]:
+    """The same, for one test: an error ends no other's transaction."""
+    with session.transaction(force_rollback=True):
+        yield session
 
 
 def log_softmax(bad: psycopg.Connection, tokens: list[int]) -> np.ndarray:
