@@ -108,60 +108,85 @@ PLAIN = {
 NO_BIG = {("gpt2_perplexity", "text"), ("gpt2_bpe", "word"), ("gpt2_tokens", "text")}
 
 
-def steering(random: random.Random) -> str:
-    """A list of rows of gpt2.steering."""
+#: hook -> width, whether of a head: those in blocks
+HOOK_WIDTHS = {
+    "hook_resid_pre": (WIDTH, False), "ln1.hook_normalized": (WIDTH, False),
+    "ln1.hook_out": (WIDTH, False), "attn.hook_q": (WIDTH // 2, True),
+    "attn.hook_k": (WIDTH // 2, True), "attn.hook_v": (WIDTH // 2, True),
+    "attn.hook_attn_scores": (1, True), "attn.hook_pattern": (1, True),
+    "mlp.hook_pre": (4 * WIDTH, False), "mlp.hook_post": (4 * WIDTH, False),
+    "hook_mlp_out": (WIDTH, False), "nowhere": (WIDTH, False),
+}  # fmt: skip
+ELEMENTS = ["0", "1", "-1", "3e38", "-3e38", "1e-45", "1e13", "-1e13", "1e-20"]
+
+
+def mostly(rng: random.Random, plain: list[str], odd: list[str]) -> str:
+    """One of the first list, or sometimes of the second."""
+    return rng.choice(odd if rng.random() < 0.15 else plain)
+
+
+def steering(rng: random.Random) -> str:
+    """A list of rows of gpt2.steering, most of which fit the model."""
     rows = [
-        "NULL" if random.random() < 0.05
-        else f"ROW({random.choice(INTS)}, {random.choice(['NULL', 'NULL', *INTS])}, "
-        f"{random.choice(VECTORS)}, {random.choice(FLOATS)})::gpt2.steering"
-        for _ in range(random.choice([0, 1, 1, 2]))
-    ]  # fmt: skip
+        mostly(
+            rng,
+            [
+                f"ROW({mostly(rng, ['0', '1', '2'], INTS)}, {mostly(rng, ['NULL', '0'], INTS)}, "
+                f"{rng.choice(VECTORS)}, {rng.choice(FLOATS)})::gpt2.steering"
+            ],
+            ["NULL"],
+        )
+        for _ in range(rng.choice([0, 1, 1, 2]))
+    ]
     return f"ARRAY[{', '.join(rows)}]::gpt2.steering[]"
 
 
-def patch(random: random.Random) -> str:
-    """A list of rows of gpt2.activation."""
-    hooks = ["NULL", "''", "'nowhere'", "'hook_embed'", "'hook_resid_pre'", "'attn.hook_q'",
-             "'attn.hook_pattern'", "'attn.hook_attn_scores'", "'mlp.hook_post'", "'ln1.hook_out'",
-             "'ln_final.hook_out'"]  # fmt: skip
-    values = [*VECTORS, "'[3.4e38,-3.4e38]'", "array_fill(1e15::real, ARRAY[128])::vector",
-              "array_fill(1e14::real, ARRAY[16])::vector", "'[1,2]'"]  # fmt: skip
-    rows = [
-        "NULL" if random.random() < 0.05
-        else f"ROW({random.choice(['NULL', '0', '1', *INTS])}, {random.choice(['NULL', *INTS])}, "
-        f"{random.choice(['0', '1', *INTS])}, {random.choice(hooks)}, {random.choice(values)})"
-        "::gpt2.activation"
-        for _ in range(random.choice([0, 1, 1, 2]))
-    ]  # fmt: skip
+def patch(rng: random.Random) -> str:
+    """A list of rows of gpt2.activation, most of which fit the model and the prompt."""
+    rows = []
+    for _ in range(rng.choice([0, 1, 1, 2])):
+        hook = rng.choice(list(HOOK_WIDTHS))
+        width, of_head = HOOK_WIDTHS[hook]
+        value = mostly(
+            rng,
+            [f"array_fill({rng.choice(ELEMENTS)}::real, ARRAY[{width}])::vector"],
+            ["NULL", "'[1,2]'"],
+        )
+        row = (
+            f"ROW({mostly(rng, ['0', '1'], INTS)}, "
+            f"{mostly(rng, ['0', '1'] if of_head else ['NULL'], INTS)}, "
+            f"{mostly(rng, ['0'], INTS)}, '{hook}', {value})::gpt2.activation"
+        )
+        rows.append(mostly(rng, [row], ["NULL"]))
     return f"ARRAY[{', '.join(rows)}]::gpt2.activation[]"
 
 
-def value(random: random.Random, function: str, name: str, kind: str) -> str:
+def odd(rng: random.Random, function: str, name: str, kind: str) -> str:
     """An expression for an argument."""
     if kind == "gpt2.steering[]":
-        return steering(random)
+        return steering(rng)
     if kind == "gpt2.activation[]":
-        return patch(random)
+        return patch(rng)
     values = VALUES.get(name) or VALUES[kind]
     if (function, name) in NO_BIG:
         values = [text for text in values if text != BIG]
     # what is long is rare: 1 MB takes a second
-    return random.choices(values, [0.1 if BIG in text else 1 for text in values])[0]
+    return rng.choices(values, [0.1 if BIG in text else 1 for text in values])[0]
 
 
 def calls(functions: list[tuple], n: int, seed: int) -> Iterator[str]:
-    """n calls: most arguments as they should be or left out, some odd."""
+    """n calls, each with one odd argument or a few: more would hide each other."""
     rng = random.Random(seed)
     for i in range(n):
         name, names, kinds, n_defaults = functions[i % len(functions)]
-        n_required = len(kinds) - n_defaults
         arguments = []
+        chosen = rng.sample(range(len(kinds)), min(rng.choice([1, 1, 1, 2, 3]), len(kinds)))
         for at, (argument, kind) in enumerate(zip(names, kinds, strict=False)):
-            if rng.random() < (0.3 if at < n_required else 3 / (n_defaults + 3)):
-                expression = value(rng, name, argument, kind)
+            if at in chosen:
+                expression = odd(rng, name, argument, kind)
             elif argument == "max_tokens":
                 expression = "3"
-            elif at < n_required:
+            elif at < len(kinds) - n_defaults:
                 expression = PLAIN[argument]
             else:
                 continue
