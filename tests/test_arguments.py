@@ -93,6 +93,7 @@ PREFIXES = ["NULL", "p.q", "ROW(NULL, NULL, NULL, NULL, NULL, NULL, NULL)::gpt2.
 #: by the argument's name, else by its type
 VALUES = {
     "pattern": PATTERNS, "pooling": POOLINGS, "hooks": HOOKS, "model": MODELS,
+    "n": ["NULL", "0", "1", "3", "-1", "1001", "2147483647", "-2147483648"],  # each is a completion
     "integer": INTS, "bigint": [*INTS, "9223372036854775807", "-9223372036854775808"],
     "double precision": FLOATS, "boolean": ["NULL", "true", "false"], "text": TEXTS,
     "text[]": TEXT_LISTS, "integer[]": INT_LISTS, "jsonb": JSONS, "vector[]": VECTOR_LISTS,
@@ -175,22 +176,28 @@ def odd(rng: random.Random, function: str, name: str, kind: str) -> str:
 
 
 def calls(functions: list[tuple], n: int, seed: int) -> Iterator[str]:
-    """n calls, each with one odd argument or a few: more would hide each other."""
+    """n calls, each with one odd argument or two: more would hide each other. An argument is as
+    often odd as there are values for it, in any of the functions that have it."""
     rng = random.Random(seed)
-    for i in range(n):
-        name, names, kinds, n_defaults = functions[i % len(functions)]
+    owners: dict[tuple[str, str], list[tuple]] = {}
+    for function in functions:
+        for argument in zip(function[1], function[2], strict=False):
+            owners.setdefault(argument, []).append(function)
+    weights = [len(VALUES.get(name) or VALUES.get(kind) or PREFIXES) for name, kind in owners]
+    for argument in rng.choices(list(owners), weights, k=n):
+        name, names, kinds, n_defaults = rng.choice(owners[argument])
+        second = rng.choice([None, None, *names])
         arguments = []
-        chosen = rng.sample(range(len(kinds)), min(rng.choice([1, 1, 1, 2, 3]), len(kinds)))
-        for at, (argument, kind) in enumerate(zip(names, kinds, strict=False)):
-            if at in chosen:
-                expression = odd(rng, name, argument, kind)
-            elif argument == "max_tokens":
+        for at, (other, kind) in enumerate(zip(names, kinds, strict=False)):
+            if other in (argument[0], second):
+                expression = odd(rng, name, other, kind)
+            elif other == "max_tokens":
                 expression = "3"
             elif at < len(kinds) - n_defaults:
-                expression = PLAIN[argument]
+                expression = PLAIN[other]
             else:
                 continue
-            arguments.append(f"{argument} => ({expression})::{kind}")
+            arguments.append(f"{other} => ({expression})::{kind}")
         yield f"SELECT f.* FROM p, {name}({', '.join(arguments)}) AS f"
 
 
