@@ -272,7 +272,7 @@ def test_bad_input(demo, function, options, error, message):
 def test_bad_n(demo, n):
     with pytest.raises(errors.InvalidParameterValue) as info:
         rows(demo, "gpt2_complete", n=n)
-    assert info.value.diag.message_primary == "n must be 1 or more"
+    assert info.value.diag.message_primary == "n must be between 1 and 1000"
 
 
 def test_largest_seed(demo):
