@@ -16,7 +16,7 @@ COMMENT ON TYPE gpt2.prefix IS
 
 CREATE FUNCTION gpt2._is_matrix(x vector[], n int, width int)
 RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql STABLE PARALLEL SAFE
 -- By its size: a header of 24 bytes, or of 21 where it is small, and 8 for each vector. To look at
 -- each would take a tenth of the time to a first token.
 RETURN CASE
@@ -39,7 +39,7 @@ COMMENT ON FUNCTION gpt2._is_moderate IS
 
 CREATE FUNCTION gpt2._fits(prefix gpt2.prefix, m gpt2.model)
 RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT s.n_past BETWEEN 0 AND s.n AND s.n <= (m).n_ctx
        AND gpt2._is_matrix((prefix).y, s.n, (m).n_embd)
