@@ -26,9 +26,10 @@ class Ours:
     def __init__(self, dsn: str, model: str):
         self.conn = psycopg.connect(dsn, autocommit=True)
         self.model = model
-        self.conn.execute("""
+        settings = self.conn.execute("""
             SELECT set_config(split_part(s, '=', 1), split_part(s, '=', 2), false)
-            FROM pg_proc, unnest(proconfig) AS s WHERE proname = 'gpt2_generate'""")
+            FROM pg_proc, unnest(proconfig) AS s WHERE proname = '_generate'""").fetchall()
+        assert settings, "gpt2._generate has no settings: where are they now?"
         self.conn.execute("SET max_parallel_workers_per_gather = 0")
         self.conn.execute("CREATE TEMP TABLE kept (n int PRIMARY KEY, context gpt2._context)")
         self.kept: set[int] = set()
