@@ -258,6 +258,7 @@ def test_a_prefix_of_ids(shapes):
     ("arguments", "error", "message"),
     [
         ("'a', input_ids => '{1}'", errors.InvalidParameterValue, "the prompt is given twice"),
+        ("'a', input_ids => '{}'", errors.InvalidParameterValue, "the prompt is given twice"),
         ("input_ids => '{1,NULL}'", errors.InvalidParameterValue, "token NULL is not in the"),
         ("input_ids => '{1,-1}'", errors.InvalidParameterValue, "token -1 is not in the"),
         ("input_ids => '{300}'", errors.InvalidParameterValue, "token 300 is not in the"),

@@ -6,7 +6,7 @@ CREATE TYPE gpt2._prompt AS (
     text text,
     input_ids int[],         -- in place of the text
     special_tokens boolean,  -- whether a special token that stands in the text is one
-    truncate text          -- from which end to shorten it where it is too long
+    truncate text            -- from which end to shorten it where it is too long
 );
 COMMENT ON TYPE gpt2._prompt IS 'a prompt as it was asked for';
 
@@ -22,18 +22,15 @@ COMMENT ON FUNCTION gpt2._prompt IS 'a prompt as it was asked for, of its parts'
 CREATE FUNCTION gpt2._given_ids(prompt gpt2._prompt, m gpt2.model)
 RETURNS int[]
 LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    -- an array from 1 on, whatever its bounds were
-    SELECT array_agg(u.token ORDER BY u.n)
-    FROM unnest((prompt).input_ids) WITH ORDINALITY AS u (token, n)
-    WHERE gpt2._assert((prompt).text IS NULL, 'invalid_parameter_value',
-              'the prompt is given twice', 'As text, and as input_ids.',
-              'Leave one of them out, or NULL.')
-      AND gpt2._check_ids((prompt).input_ids, m);
-END;
+RETURN CASE
+    WHEN gpt2._assert((prompt).text IS NULL, 'invalid_parameter_value',
+            'the prompt is given twice', 'As text, and as input_ids.',
+            'Leave one of them out, or NULL.')
+     AND gpt2._check_ids((prompt).input_ids, m)
+    -- a slice is counted from 1
+    THEN ((prompt).input_ids)[:] END;
 COMMENT ON FUNCTION gpt2._given_ids IS
-    'tokens of a prompt that is given as ids, or an error where the model does not have one; NULL '
-    'for none';
+    'tokens of a prompt that is given as ids, or an error where the model does not have one';
 
 
 CREATE FUNCTION gpt2._prompt_ids(prompt gpt2._prompt, m gpt2.model)
@@ -42,7 +39,7 @@ LANGUAGE sql STABLE PARALLEL SAFE
 RETURN CASE
     WHEN (prompt).input_ids IS NULL
     THEN gpt2._tokenize((prompt).text, (m).tokenizer, (m).n_token, (prompt).special_tokens)
-    ELSE coalesce(gpt2._given_ids(prompt, m), '{}') END;
+    ELSE gpt2._given_ids(prompt, m) END;
 COMMENT ON FUNCTION gpt2._prompt_ids IS 'tokens of a prompt, however many';
 
 
@@ -148,7 +145,7 @@ COMMENT ON FUNCTION gpt2._echo IS
 CREATE FUNCTION gpt2._shown(prompt gpt2._prompt, m gpt2.model)
 RETURNS text
 LANGUAGE sql STABLE PARALLEL SAFE
-RETURN coalesce((prompt).text, gpt2._utf8(gpt2._bytes((prompt).input_ids, m)));
+RETURN gpt2._utf8(gpt2._echo(prompt, m, true));
 COMMENT ON FUNCTION gpt2._shown IS 'a prompt as text, also where it is given as ids';
 
 
