@@ -27,16 +27,6 @@ COMMENT ON FUNCTION gpt2._is_matrix IS
     'whether these are as large as n vectors, counted from 1, of a width';
 
 
-CREATE FUNCTION gpt2._is_moderate(x vector[])
-RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT coalesce(bool_and(vector_norm(u.x) <= 1e15), true) FROM unnest(_is_moderate.x) AS u (x);
-END;
-COMMENT ON FUNCTION gpt2._is_moderate IS
-    'whether a model can compute with these vectors: products of larger ones overflow';
-
-
 CREATE FUNCTION gpt2._fits(prefix gpt2.prefix, m gpt2.model)
 RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -44,7 +34,8 @@ BEGIN ATOMIC
     SELECT s.n_past BETWEEN 0 AND s.n AND s.n <= (m).n_ctx
        AND gpt2._is_matrix((prefix).y, s.n, (m).n_embd)
        AND gpt2._is_matrix((prefix).recent, (s.n - s.n_past) * (m).n_layer, 2 * (m).n_embd)
-       AND gpt2._is_moderate((prefix).y || (prefix).recent)
+       AND (SELECT coalesce(bool_and(gpt2._is_moderate(u.x)), true)
+            FROM unnest((prefix).y || (prefix).recent) AS u (x))
        AND CASE
            WHEN s.n_past = 0 THEN coalesce(cardinality((prefix).past), 0) = 0
            ELSE array_dims((prefix).past) = '[1:' || ((m).n_layer * (m).n_head)::text || ']'

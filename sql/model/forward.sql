@@ -172,7 +172,7 @@ BEGIN ATOMIC
             format('Its context is %s tokens.', m.n_ctx),
             'SELECT name, n_ctx FROM gpt2_models(); lists the contexts.')
         AND gpt2._assert(
-            (SELECT bool_and(coalesce(vector_dims(v.x) = m.n_embd AND vector_norm(v.x) <= 1e15,
+            (SELECT bool_and(coalesce(vector_dims(v.x) = m.n_embd AND gpt2._is_moderate(v.x),
                                       false))
              FROM unnest(x) AS v (x)),
             'invalid_parameter_value',

@@ -205,8 +205,8 @@ BEGIN ATOMIC
         WHERE (p.hook IS NOT NULL AND p.block_exists AND p.head_exists
                AND p."position" BETWEEN 0 AND n_seq - 1
                AND vector_dims(p.value) = p.width
-               -- What the model makes of it must not overflow. Scores may be -3.4e38, for never.
-               AND (p.hook = 'attn.hook_attn_scores' OR vector_norm(p.value) <= 1e15)) IS NOT TRUE
+               -- scores may be -3.4e38, for never
+               AND (p.hook = 'attn.hook_attn_scores' OR gpt2._is_moderate(p.value))) IS NOT TRUE
         ORDER BY p.n LIMIT 1
     ) AS bad ON true;
 END;
@@ -266,9 +266,7 @@ BEGIN ATOMIC
         WHERE (s.block BETWEEN 0 AND (m).n_layer AND coalesce(s."position", 0) >= 0
                AND vector_dims(s.value) = (m).n_embd
                AND coalesce(s.scale, 1) BETWEEN -1e30 AND 1e30
-               -- what the model makes of it must not overflow
-               AND vector_norm(s.value) <= 1e15 / greatest(abs(coalesce(s.scale, 1)), 1e-100))
-              IS NOT TRUE
+               AND gpt2._is_moderate(s.value, coalesce(s.scale, 1))) IS NOT TRUE
         ORDER BY s.n LIMIT 1
     ) AS bad ON true;
 END;

@@ -72,3 +72,12 @@ BEGIN ATOMIC
     OFFSET 0;
 END;
 COMMENT ON FUNCTION gpt2._pad IS 'a vector with zeros at its end';
+
+
+CREATE FUNCTION gpt2._is_moderate(x vector, scale float8 DEFAULT 1)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+-- what the model makes of larger ones could overflow
+RETURN vector_norm(x) <= 1e15 / greatest(abs(scale), 1e-100);
+COMMENT ON FUNCTION gpt2._is_moderate IS
+    'whether a model can compute with a vector times scale that a caller gives: a norm of 1e15';
