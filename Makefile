@@ -90,13 +90,14 @@ test-oracle: extensions  ## compare live with PyTorch and transformers (installs
 	@$(SETUP)/python oracle
 	@$(WITH_SERVER) build/venv/bin/python -m pytest -m oracle $(PYTEST_ARGS)
 
+BENCH_ARGS = $(if $(QUICK),--quick) $(if $(AGAINST),--against "$(AGAINST)")
 BENCH = env PYTHONPATH=tests build/venv/bin/python -m bench
-bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: the short form
+bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: in short; AGAINST=COMMIT
 	@$(SETUP)/python oracle
-	@$(WITH_SERVER) $(BENCH) --prepare
+	@$(WITH_SERVER) $(BENCH) $(BENCH_ARGS) --prepare
 	@# begin with empty shared buffers: where the weights lie in order a token is a tenth faster
 	@$(SETUP)/cluster stop
-	@$(WITH_SERVER) $(BENCH) $(if $(QUICK),--quick)
+	@$(WITH_SERVER) $(BENCH) $(BENCH_ARGS)
 
 ##@ The private server
 .PHONY: server dsn env stop

@@ -615,4 +615,4 @@ WHERE m.model = :model;
 -- [tokenize.sql]: ../sql/tokenizer/tokenize.sql
 -- [trace.sql]: ../sql/insight/trace.sql
 -- [unicode.sql]: ../sql/tokenizer/unicode.sql
--- [vocabulary.sql]: ../sql/tokenizer/vocabulary.sql
+-- [vocabulary.sql]: ../sql/install/vocabulary.sql

@@ -1,4 +1,5 @@
-"""The benchmark: `make bench`, or `make bench QUICK=1` for the short form.
+"""The benchmark: `make bench`, or `make bench QUICK=1` for the short form, or
+`make bench AGAINST=COMMIT` beside an earlier version.
 
 Prints a table of ours, the reference's and the ratio; all samples go to build/bench/bench.json.
 """
@@ -11,7 +12,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here is fetched
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread each
 
-from bench import database, report
+from bench import against, database, report
 from bench.lines import Run, model_lines
 from bench.server_lines import server_lines
 
@@ -20,7 +21,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description="Compares with the references.")
     parser.add_argument("--quick", action="store_true", help="the short form, under two minutes")
     parser.add_argument("--prepare", action="store_true", help="only make and load the model")
+    parser.add_argument("--against", metavar="COMMIT", help="this version beside an earlier one")
     options = parser.parse_args()
+    if options.against:
+        (against.prepare if options.prepare else against.compare)(options.against)
+        return
     dsn = database.prepare()
     if options.prepare:
         return

@@ -56,19 +56,24 @@ def make_checkpoint() -> str:
     return made_from
 
 
+def cluster() -> str:
+    """URI of the server that `make bench` has started."""
+    dsn = os.environ.get("GPT2_TEST_DSN")
+    if not dsn:
+        raise SystemExit("GPT2_TEST_DSN is not set: run the benchmark with `make bench`")
+    return dsn
+
+
 def prepare() -> str:
     """URI of gpt2_bench, with the models bench_float32 and bench_float16 in it."""
-    cluster = os.environ.get("GPT2_TEST_DSN")
-    if not cluster:
-        raise SystemExit("GPT2_TEST_DSN is not set: run the benchmark with `make bench`")
     sources = [
         ROOT / "build/gpt2.control",
         *sorted(ROOT.glob("build/gpt2--*.sql")),
         *sorted((ROOT / "loader/gpt2_loader").glob("*.py")),
     ]
     comment = f"gpt2 from sources with sha256 {digest(sources)}, checkpoint {make_checkpoint()}"
-    dsn = make_conninfo(cluster, dbname=DATABASE)
-    with psycopg.connect(cluster, autocommit=True) as admin:
+    dsn = make_conninfo(cluster(), dbname=DATABASE)
+    with psycopg.connect(cluster(), autocommit=True) as admin:
         found = admin.execute(
             "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s",
             [DATABASE],

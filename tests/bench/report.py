@@ -57,8 +57,12 @@ def table(lines: list[Line]) -> str:
         )
         for line in lines
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    right = (2, 3, 4)
+    return aligned(rows, right=(2, 3, 4))
+
+
+def aligned(rows: list[tuple[str, ...]], right: tuple[int, ...]) -> str:
+    """Rows in columns, the first as their heads; those named are set to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     text = [
         "  ".join(
             cell.rjust(width) if i in right else cell.ljust(width)

@@ -140,7 +140,7 @@ def tensors(shape: dict, seed: int = 0) -> dict[str, np.ndarray]:
 
 def write_vocabulary(directory: Path, n_vocab: int) -> None:
     """Writes vocab.json and merges.txt: GPT-2's first n_vocab - 1 tokens, and <|endoftext|>."""
-    lines = (ROOT / "sql/tokenizer/vocab.bpe").read_text(encoding="utf-8").split("\n")
+    lines = (ROOT / "sql/install/vocab.bpe").read_text(encoding="utf-8").split("\n")
     merges = [line for line in lines[1:] if line][: n_vocab - 1 - 256]
     tokens = [*byte_encoder(), *(merge.replace(" ", "") for merge in merges), "<|endoftext|>"]
     ids = {token: i for i, token in enumerate(tokens)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import ByteLevelBPETokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
-MERGES = Path(__file__).parent.parent.parent / "sql/tokenizer/vocab.bpe"
+MERGES = Path(__file__).parent.parent.parent / "sql/install/vocab.bpe"
 
 
 def tokenizer(n_vocab: int = 50257) -> ByteLevelBPETokenizer:
