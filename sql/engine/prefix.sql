@@ -39,9 +39,10 @@ BEGIN ATOMIC
        AND CASE
            WHEN s.n_past = 0 THEN coalesce(cardinality((prefix).past), 0) = 0
            ELSE array_dims((prefix).past) = '[1:' || ((m).n_layer * (m).n_head)::text || ']'
-                AND (SELECT bool_and(coalesce(gpt2._is_matrix(p.k, s.n_past, s.d)
-                                              AND gpt2._is_matrix(p.v, s.d, s.n_past), false))
-                     FROM unnest((prefix).past) AS p) END
+                -- in the list of a SELECT unnest hands on what is there; in FROM it copies it all
+                AND (SELECT bool_and(coalesce(gpt2._is_matrix((u.p).k, s.n_past, s.d)
+                                              AND gpt2._is_matrix((u.p).v, s.d, s.n_past), false))
+                     FROM (SELECT unnest((prefix).past) AS p) AS u) END
     FROM (SELECT cardinality((prefix).tokens) AS n, (prefix).n_past,
                  (m).n_embd / (m).n_head AS d) AS s;
 END;

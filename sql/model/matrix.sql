@@ -42,8 +42,9 @@ BEGIN ATOMIC
     -- the place of a look at each. The factor is a power of two, which changes no digit.
     SELECT CASE f.factor WHEN 1 THEN f.x::halfvec ELSE gpt2._half_of(f.x, f.factor) END, f.factor
     FROM (
-        SELECT _to_half.x, 2 ^ ceil(ln(greatest(vector_norm(_to_half.x), 65504) / 65504)
-                                    / ln(2::float8)) AS factor
+        SELECT _to_half.x, CASE WHEN vector_norm(_to_half.x) > 65504
+                                THEN 2 ^ ceil(ln(vector_norm(_to_half.x) / 65504) / ln(2::float8))
+                                ELSE 1 END AS factor
         OFFSET 0
     ) AS f;
 END;
@@ -81,14 +82,12 @@ BEGIN ATOMIC
         ) AS v CROSS JOIN LATERAL (
             -- A variant that has all of them needs no base: a token takes 1.0 times what the
             -- base's takes, 4.3 times where each page is found beside the base's.
-            SELECT coalesce(cardinality(v.found) = gpt2._n_pages(_products.layer, m) + 1, true)
-                   AS whole
-            OFFSET 0
-        ) AS w CROSS JOIN LATERAL (
             SELECT _products.x, h.half, h.factor, _products.block, _products.layer,
                    _products.slice, v.found,
-                   CASE WHEN w.whole THEN (m).model ELSE (m).base END AS source,
-                   CASE WHEN NOT w.whole THEN (m).model END AS own
+                   CASE WHEN cardinality(v.found) <= gpt2._n_pages(_products.layer, m)
+                        THEN (m).base ELSE (m).model END AS source,
+                   CASE WHEN cardinality(v.found) <= gpt2._n_pages(_products.layer, m)
+                        THEN (m).model END AS own
             FROM gpt2._to_half(CASE (m).dtype WHEN 'float16' THEN _products.x END) AS h
             OFFSET 0
         ) AS i
