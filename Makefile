@@ -27,7 +27,7 @@ export PYTHON
 endif
 
 ##@ See it work
-.PHONY: help demo tour psql load need-model
+.PHONY: help demo tour psql load verify need-model
 help:  ## this table
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,12 @@ load: need-model extensions  ## load a model: MODEL=<directory or Hugging Face h
 	@$(SETUP)/database
 	@dsn=$$($(SETUP)/cluster dsn) && build/venv/bin/gpt2-loader load "$$MODEL" --dsn "$$dsn" $(ARGS)
 export MODEL
+
+verify: need-model extensions  ## published figures beside ours: MODEL=openai-community/gpt2
+	@$(SETUP)/database
+	@dsn=$$($(SETUP)/cluster dsn) && \
+		{ build/venv/bin/gpt2-loader load "$$MODEL" --name verified --replace --dsn "$$dsn" && \
+		PYTHONPATH=tests build/venv/bin/python -m verify "$$dsn" verified; }
 
 need-model:
 	@: "$${MODEL:?is missing: make load MODEL=<directory or Hugging Face hub id>}"

@@ -82,6 +82,9 @@ BEAM_MODELS: dict[str, tuple[int, float]] = {
     "short_context": (6, 1.2),
 }
 
+#: GPT-2's whole vocabulary, on which figures like the article's are made (make_verify_fixtures.py)
+VERIFIED = dict(n_layer=2, n_head=2, n_embd=32, n_positions=64, vocab_size=50257)
+
 #: the real model's shape: too large for a fixture, run live by `make test-oracle`
 SHAPE_124M = dict(n_layer=12, n_head=12, n_embd=768, n_positions=1024, vocab_size=50257)
 
