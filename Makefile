@@ -69,7 +69,7 @@ lint-python: packages
 	@build/venv/bin/ruff format --check --quiet
 
 # SC2016: a script for another shell stands in single quotes, so that this one leaves it alone
-SHELL_SCRIPTS = .ci/run extension/build $(wildcard $(SETUP)/*) tests/bare/run docs/tour.sh
+SHELL_SCRIPTS = .ci/run extension/build $(wildcard $(SETUP)/*) tests/bare/run tests/pg_ctl docs/tour.sh
 lint-shell:
 	@"$$($(SETUP)/shellcheck)" --external-sources --source-path=SCRIPTDIR --exclude=SC2016 $(SHELL_SCRIPTS)
 

@@ -1,4 +1,4 @@
-"""Fixtures: a fresh database with the extension, and the reference tokenizer.
+"""Fixtures: fresh databases, clusters of a test's own, and the reference tokenizer.
 
 GPT2_TEST_DSN names the private cluster (superuser, database postgres); `make test` sets it.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -19,8 +18,10 @@ from oracle.tokenizer import tokenizer
 from psycopg.conninfo import make_conninfo
 from tokenizers import ByteLevelBPETokenizer
 
-ROOT = Path(__file__).parent.parent
-DEMO = ROOT / "loader" / "gpt2_loader" / "models" / "demo"
+from clusters import Cluster
+from databases import DEMO, ROOT, load_model, template
+
+__all__ = ["DEMO", "ROOT", "load_model"]
 #: of property tests that ask a server; each says how many examples it takes
 PROPERTY = settings(
     deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
@@ -38,13 +39,18 @@ def cluster() -> str:
 
 @pytest.fixture(scope="session")
 def new_database(cluster: str) -> Iterator:
-    """Makes databases, and drops them when the session ends: new_database(options) -> URI."""
+    """Makes databases, and drops them when the session ends: new_database(options, holds) -> URI.
+
+    options: of CREATE DATABASE; holds: 'extension', or 'demo', which has the bundled model too; by
+    default it is empty.
+    """
     made: list[str] = []
     with psycopg.connect(cluster, autocommit=True) as admin:
 
-        def make(options: str = "") -> str:
+        def make(options: str = "", holds: str | None = None) -> str:
             name = f"gpt2_test_{secrets.token_hex(4)}"
-            admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 {options}")
+            source = template(cluster, holds) if holds else "template0"
+            admin.execute(f"CREATE DATABASE {name} TEMPLATE {source} {options}")
             made.append(name)
             return make_conninfo(cluster, dbname=name)
 
@@ -54,12 +60,35 @@ def new_database(cluster: str) -> Iterator:
 
 
 @pytest.fixture(scope="session")
+def new_cluster() -> Iterator:
+    """Makes and starts clusters, and removes them when the session ends: new_cluster(settings,
+    standby_of) -> clusters.Cluster. It is for what the private cluster cannot be used for: kills,
+    standbys, settings that need a start.
+
+        primary = new_cluster({"wal_level": "replica"})
+        create_demo(primary.dsn())                # databases.py: the extension and the model
+        standby = new_cluster(standby_of=primary)
+        primary.kill_postmaster(); primary.start()
+        standby.remove()                          # where it need not stay until the end
+
+    The data directory is cluster.datadir, the server's log cluster.logfile; stop() and start() are
+    the executor's own.
+    """
+    made: list[Cluster] = []
+
+    def make(settings: dict[str, str] | None = None, standby_of: Cluster | None = None) -> Cluster:
+        made.append(Cluster(settings, standby_of))
+        return made[-1].start()
+
+    yield make
+    for each in reversed(made):
+        each.remove()
+
+
+@pytest.fixture(scope="session")
 def dsn(new_database) -> str:
     """URI of a database with the extension and no model."""
-    uri = new_database()
-    with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
-    return uri
+    return new_database(holds="extension")
 
 
 @pytest.fixture
@@ -89,23 +118,10 @@ def reads(conn: psycopg.Connection, query: str, *arguments) -> int:
     return one(conn, rows) - before
 
 
-def load_model(uri: str, source: Path, name: str, *options: str) -> None:
-    """Imports a model directory by the command line's own entry point."""
-    from gpt2_loader.cli import app
-    from typer.testing import CliRunner
-
-    result = CliRunner().invoke(app, ["load", str(source), "--name", name, "--dsn", uri, *options])
-    assert result.exit_code == 0, result.output
-
-
 @pytest.fixture(scope="session")
 def demo_dsn(new_database) -> str:
     """URI of a database in which the bundled model is loaded as 'demo'."""
-    uri = new_database()
-    with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
-    load_model(uri, DEMO, "demo")
-    return uri
+    return new_database(holds="demo")
 
 
 @pytest.fixture
@@ -118,9 +134,8 @@ def demo(demo_dsn: str) -> Iterator[psycopg.Connection]:
 def shapes(new_database, tmp_path_factory) -> Iterator[psycopg.Connection]:
     """A connection to a database with a model of each of oracle.checkpoints' shapes, by name."""
     seeds = np.load(ROOT / "tests" / "oracle" / "fixtures.npz")
-    uri = new_database()
+    uri = new_database(holds="extension")
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
         # as every public function sets it: some tests call what lies below them
         connection.execute("SET jit = off")
         for name, shape in SHAPES.items():

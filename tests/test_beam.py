@@ -8,7 +8,7 @@ import json
 import numpy as np
 import psycopg
 import pytest
-from conftest import DEMO, ROOT, load_model
+from conftest import ROOT, load_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle.checkpoints import BEAM_MODELS, SHAPES, write_checkpoint
@@ -69,12 +69,10 @@ def search(
 
 @pytest.fixture(scope="module")
 def models(new_database, tmp_path_factory):
-    uri = new_database()
+    uri = new_database(holds="demo")
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
         # as the public functions set them
         connection.execute("SET jit = off; SET enable_bitmapscan = off; SET enable_seqscan = off")
-        load_model(uri, DEMO, "demo")
         for name, (seed, end) in BEAM_MODELS.items():
             load_model(
                 uri, write_checkpoint(tmp_path_factory.mktemp(name), SHAPES[name], seed, end), name
