@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import DEMO, PROPERTY, ROOT
+from conftest import DEMO, PROPERTY, ROOT, one
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from psycopg.errors import FeatureNotSupported, InvalidParameterValue
@@ -511,3 +511,27 @@ def test_truncated_vocabulary_ids(demo):
             "SELECT token FROM gpt2_bpe('Mississippilessly') WHERE token IS NOT NULL"
         )
     )
+
+
+def test_a_new_vocabulary_is_read_a_few_times(conn):
+    """Not once a token: what the planner knows of the table is from before the import."""
+    rows = """SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int
+              FROM pg_stat_xact_user_tables
+              WHERE relid IN ('gpt2.merge'::regclass, 'gpt2.token'::regclass)"""
+    with conn.transaction(force_rollback=True):
+        tokenizer = one(conn, "SELECT gpt2._add_tokenizer('a new one', 3000)")
+        conn.execute(
+            """INSERT INTO gpt2.token SELECT %s, token, bytes, false, NULL FROM gpt2.token
+               WHERE tokenizer = 1 AND token < 3000""",
+            [tokenizer],
+        )
+        conn.execute(
+            """INSERT INTO gpt2.merge SELECT %s, rank, "left", "right", token FROM gpt2.merge
+               WHERE tokenizer = 1 AND token < 3000""",
+            [tokenizer],
+        )
+        before = one(conn, rows)
+        conn.execute("SELECT gpt2._finish_tokenizer(%s)", [tokenizer])
+        assert one(conn, rows) - before < 20 * 50_000
+        mergeable = "SELECT count(*) FROM gpt2.token WHERE tokenizer = %s AND mergeable"
+        assert one(conn, mergeable, tokenizer) == 3000

@@ -10,7 +10,8 @@ RETURN gpt2._assert(n BETWEEN 1 AND 1000, 'invalid_parameter_value',
                   coalesce(n::text, 'NULL')),
            'Leave it out for one; for more than 1000 call again: completion i has the seed '
            'seed + i - 1.')
-       AND gpt2._assert(coalesce(seed, 0) <= 9223372036854775807 - (n - 1),
+       -- numeric: PostgreSQL 18 computes it of an n that was refused above too, as it plans
+       AND gpt2._assert(coalesce(seed, 0) + (n - 1)::numeric <= 9223372036854775807,
            'invalid_parameter_value',
            format('seed %s is too large for %s completions', seed, n),
            'Completion i has the seed seed + i - 1.', 'Use a smaller seed.');

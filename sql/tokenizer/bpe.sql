@@ -129,8 +129,14 @@ COMMENT ON FUNCTION gpt2._encode IS 'words, merged to the end';
 
 CREATE FUNCTION gpt2._finish_tokenizer(tokenizer int)
 RETURNS void
-LANGUAGE sql VOLATILE
-BEGIN ATOMIC
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- PostgreSQL 18 plans the queries below for this tokenizer. Where it has never counted its rows
+    -- it expects one, and compares each with all others: hours for a vocabulary of GPT-2's size.
+    ANALYZE gpt2.token, gpt2.merge;
+
     -- First the bytes, without which nothing can be merged, then what merges to itself.
     UPDATE gpt2.token AS t SET mergeable = true
     WHERE t.tokenizer = _finish_tokenizer.tokenizer AND length(t.bytes) = 1;
@@ -157,5 +163,6 @@ BEGIN ATOMIC
     FROM whole AS w
     WHERE t.tokenizer = _finish_tokenizer.tokenizer AND t.token = w.token AND t.bytes = w.word;
 END;
+$$;
 COMMENT ON FUNCTION gpt2._finish_tokenizer IS
     'ends the import of a vocabulary: marks the tokens that byte-pair encoding arrives at';
