@@ -5,6 +5,7 @@ superuser of a server that has the extensions.
 """
 
 import json
+import math
 import os
 import shutil
 import struct
@@ -491,15 +492,23 @@ def test_synonyms_of_gelu_new(db, load, directory, activation):
 
 
 def test_gelu_needs_erf(db, load, directory):
+    """From PostgreSQL 16 on it is math.erf; before, the model is refused."""
     write(directory, make_tensors(CONFIG), CONFIG | {"activation_function": "gelu"})
     if db.info.server_version >= 160000:
         load(directory)
         stored = db.execute("SELECT activation_function FROM gpt2.model").fetchone()
         assert stored == ("gelu",)
+        xs = [-7.0, -1.5, -1e-3, 0.0, 0.4, 2.0, 30.0]
+        query = "SELECT array_agg(gpt2._gelu(x, true) ORDER BY n) FROM unnest(%s::float8[]) WITH ORDINALITY AS u (x, n)"
+        [gelu] = db.execute(query, [xs]).fetchone()
+        expected = [x / 2 * (1 + math.erf(x / math.sqrt(2))) for x in xs]
+        assert gelu == pytest.approx(expected, rel=1e-12, abs=1e-15)
     else:
         with pytest.raises(Refused) as refusal:
             load(directory)
         assert refusal.value.sqlstate == "0A000"
+        assert "which came with PostgreSQL 16" in refusal.value.message
+        assert "CREATE OR REPLACE FUNCTION gpt2._erf" in refusal.value.hint
 
 
 def test_tiny_weights_are_zero(db, load, directory):

@@ -9,29 +9,6 @@ RETURN exp(greatest(x, -700));
 COMMENT ON FUNCTION gpt2._exp IS 'exp(x), at least exp(-700)';
 
 
--- erf() came with PostgreSQL 16; only models with the exact 'gelu' need it. IMMUTABLE in both
--- cases, or gpt2._gelu could not be inlined, and would take twenty times as long.
-DO $$
-BEGIN
-    IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN
-        CREATE FUNCTION gpt2._erf(x float8) RETURNS float8
-        LANGUAGE sql IMMUTABLE PARALLEL SAFE
-        AS 'SELECT pg_catalog.erf(x)';
-    ELSE
-        CREATE FUNCTION gpt2._erf(x float8) RETURNS float8
-        LANGUAGE sql IMMUTABLE PARALLEL SAFE
-        AS $body$
-            SELECT gpt2._raise(x, 'feature_not_supported',
-                'activation function "gelu" needs erf(), which this server does not have',
-                pg_catalog.format('This is PostgreSQL %s, erf() came with 16.',
-                                  pg_catalog.current_setting('server_version')))
-        $body$;
-    END IF;
-END;
-$$;
-COMMENT ON FUNCTION gpt2._erf IS 'error function, where the server has it';
-
-
 CREATE FUNCTION gpt2._fill(value float8, n int)
 RETURNS vector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

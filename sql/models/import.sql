@@ -54,13 +54,9 @@ BEGIN
     PERFORM gpt2._check_name(name);
     new := jsonb_populate_record(NULL::gpt2.model, properties);
     new.is_default := false;
-    -- here, and not at the first use (gpt2._erf)
-    PERFORM gpt2._assert(
-        new.activation_function IS DISTINCT FROM 'gelu'
-            OR current_setting('server_version_num')::int >= 160000,
-        'feature_not_supported',
-        'activation function "gelu" needs erf(), which this server does not have',
-        format('This is PostgreSQL %s, erf() came with 16.', current_setting('server_version')));
+    IF new.activation_function = 'gelu' THEN
+        PERFORM gpt2._erf(0); -- raises its error here, and not at the model's first use
+    END IF;
     PERFORM gpt2._assert(
         gpt2._page_size(new.n_embd, new.dtype) IS DISTINCT FROM 0, 'feature_not_supported',
         format('n_embd %s is too wide for dtype %s', new.n_embd, new.dtype),
