@@ -76,7 +76,7 @@ lint-shell:
 lint-sql: extensions
 	@$(WITH_SERVER) env PYTHONPATH=tests build/venv/bin/python -m lint $(if $(FIGURES),--figures)
 
-.PHONY: test test-portable test-bare test-oracle bench
+.PHONY: test test-portable test-matrix test-bare test-oracle bench
 test: extensions browser  ## set up what is missing, run every test
 	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
 	@# the tests of a file share databases: a file is one process's
@@ -88,6 +88,11 @@ WITHOUT_NUMBERS := bench commands extension fuzz hub loader loader_cli long_word
 test-portable: extensions  ## the tests of numbers, on a server whose pgvector is compiled otherwise
 	@pg_config=$$($(SETUP)/portable) && $(SUBMAKE) test PG_CONFIG="$$pg_config" \
 		PYTEST_ARGS='$(WITHOUT_NUMBERS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)'
+
+# a name of extension/setup/matrix a server
+VERSIONS = $(shell $(SETUP)/matrix)
+test-matrix: python  ## every test with each PostgreSQL that is supported: VERSIONS="16 18" for some
+	@build/venv/bin/python tests/matrix.py $(VERSIONS)
 
 test-bare:  ## the README's commands in bare machines: as root, debootstrap and an hour
 	@tests/bare/run $(ARGS)

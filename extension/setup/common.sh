@@ -53,6 +53,24 @@ debian_mirror() {
     echo "${mirror:-http://deb.debian.org/debian}"
 }
 
+# suite_apt DIRECTORY TYPE SUITE ARGUMENT...: apt-get in DIRECTORY, with the packages (TYPE deb)
+# or the sources (deb-src) of one of Debian's suites alone. The list and apt's state lie in
+# DIRECTORY, whose name has no spaces, which apt does not take everywhere: the machine's own stay
+# as they are.
+suite_apt() {
+    local directory=$1 type=$2 suite=$3 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    shift 3
+    command -v apt-get > /dev/null || fail "this machine has no apt-get, which fetches from $suite"
+    [ -e "$keyring" ] || apt_install debian-archive-keyring
+    mkdir -p "$directory/lists/partial" "$directory/cache/archives/partial"
+    echo "$type [signed-by=$keyring] $(debian_mirror) $suite main" > "$directory/sources.list"
+    local apt=(apt-get -o Dir::Etc::SourceList="$directory/sources.list"
+        -o Dir::Etc::SourceParts=- -o Dir::State::Lists="$directory/lists"
+        -o Dir::Cache="$directory/cache" -o APT::Sandbox::User=)
+    (cd "$directory" && logged "apt-$suite" "${apt[@]}" update \
+        && logged "apt-$suite" "${apt[@]}" "$@")
+}
+
 # The server's pg_config: what PG_CONFIG says, or the newest server that is installed.
 # Sets bindir, sharedir and major for the script that sources this.
 # shellcheck disable=SC2034
