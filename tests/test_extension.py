@@ -74,6 +74,7 @@ READERS = {
     "gpt2_embed",
     "gpt2_similarity",
     "gpt2_model_diff",
+    "gpt2_fingerprint",
 }
 WRITERS = {"gpt2_default_model", "gpt2_drop_model", "gpt2_create_variant", "gpt2_average"}
 INTERNAL_WRITERS = {
@@ -402,6 +403,7 @@ def nobody(demo_dsn) -> Iterator[psycopg.Connection]:
         "SELECT gpt2_generate('x', 2, 1)",
         "SELECT * FROM gpt2_models()",
         "SELECT count(*) FROM gpt2_model_diff('demo', 'demo')",
+        "SELECT gpt2_fingerprint('demo')",
         "SELECT * FROM gpt2_score('a b')",
         "SELECT gpt2_perplexity('a b')",
         "SELECT * FROM gpt2_choose('x', '{a,b}')",

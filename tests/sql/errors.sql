@@ -196,6 +196,7 @@ SELECT gpt2_average('', 'tiny', 'first');
 SELECT gpt2_average('first', 'tiny', 'first');
 \echo :LAST_ERROR_SQLSTATE
 SELECT gpt2_average('new', 'tiny', 'absent');
+SELECT gpt2_fingerprint('absent');
 SELECT * FROM gpt2_model_diff('absent', 'tiny');
 BEGIN;
 UPDATE gpt2.model SET n_layer = 1, scale_attn_weights = false WHERE name = 'second';

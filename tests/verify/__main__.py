@@ -12,7 +12,6 @@ import argparse
 from pathlib import Path
 
 import psycopg
-
 from verify import figures
 from verify.ours import Ours, compare
 
