@@ -90,6 +90,8 @@ INTERNAL_WRITERS = {
     "_update_neuron",
     "_check_row",
     "_insert_mean",
+    "_lock_models",
+    "_lock_weights",
     "_begin_edit",
     "_end_edit",
     "_row_edited",

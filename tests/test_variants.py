@@ -238,6 +238,20 @@ def test_everything_edited(tx, name):
     assert weights(tx, "variant") == weights(tx, f"{name}_copy") != weights(tx, name)
 
 
+def test_a_weight_that_float16_has_not(tx):
+    """A float32 model's may be any."""
+    name = "untied_float32"
+    tx.execute(
+        "UPDATE gpt2.wte SET weight = array_fill(70000, ARRAY[64])::vector "
+        "WHERE model = %s AND token = 5",
+        [number(tx, name)],
+    )
+    assert tx.execute(
+        "SELECT vector_norm(weight) FROM gpt2.wte WHERE model = %s AND token = 5",
+        [number(tx, name)],
+    ).fetchone() == (70000 * 8,)
+
+
 @pytest.mark.parametrize("name", ["odd_widths_float32", "untied_float16"])
 def test_an_update_to_the_same_stores_nothing(tx, name):
     create(tx, "variant", name)

@@ -16,7 +16,6 @@ from gpt2_loader.errors import (
     BAD_ARGUMENT,
     MALFORMED_FILE,
     NO_FILE,
-    NO_PRIVILEGE,
     NOT_READY,
     LoadError,
 )
@@ -66,7 +65,8 @@ def connect(dsn):
     statements.
 
     In it names mean what they mean in pg_catalog, whatever the role's search_path has before that,
-    and no timeout (TIMEOUTS) of the role or the database ends it.
+    and no timeout (TIMEOUTS) of the role or the database ends it. It is READ COMMITTED: having
+    waited for another import it sees what that one did.
     """
     try:
         connection = psycopg.connect(
@@ -83,6 +83,7 @@ def connect(dsn):
             "Name it: --dsn, GPT2_DSN, or libpq's variables (PGHOST, PGDATABASE, ...); for a "
             'checkout\'s private server: eval "$(make -s env)"',
         ) from None
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.execute("SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)")
     connection.execute(
         # a server has those of its version
@@ -106,10 +107,8 @@ def check(dsn, name, replace):
     """Raises the errors that an import of a model under a name would meet in the database: told
     before a model is fetched and read, and without a connection that waits meanwhile."""
     with connect(dsn) as connection:
-        database, role, read_only, may_insert = connection.execute(
-            """SELECT current_database(), current_user,
-                      current_setting('transaction_read_only') = 'on',
-                      has_table_privilege('gpt2.model', 'INSERT')"""
+        database, read_only = connection.execute(
+            "SELECT current_database(), current_setting('transaction_read_only') = 'on'"
         ).fetchone()
         if read_only:
             raise LoadError(
@@ -118,14 +117,9 @@ def check(dsn, name, replace):
                 "It is a standby's, or default_transaction_read_only is on.",
                 "Load the model on the primary server.",
             )
-        if not may_insert:
-            raise LoadError(
-                NO_PRIVILEGE,
-                f'role "{role}" may not load a model into database "{database}"',
-                "It lacks the privilege INSERT on table gpt2.model.",
-                "Load it as the owner of the extension gpt2, or as a superuser.",
-            )
-        connection.execute("SELECT gpt2._check_free($1, $2)", (name, replace))
+        connection.execute(
+            "SELECT gpt2._check_may_load(), gpt2._check_free($1, $2)", (name, replace)
+        )
 
 
 class Target:

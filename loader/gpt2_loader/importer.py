@@ -57,7 +57,7 @@ def load(
         "sha256": sha256 or checkpoint.sha256(),
     }
     # One import at a time: a vocabulary found here must not go away with another model.
-    target.execute("LOCK TABLE gpt2.model IN SHARE ROW EXCLUSIVE MODE")
+    target.execute("SELECT gpt2._lock_models()")
     properties["tokenizer"] = _tokenizer(target, checkpoint.vocabulary)
     [(model,)] = target.execute(
         "SELECT gpt2._add_model($1, $2::jsonb, $3, $4)",

@@ -80,8 +80,7 @@ BEGIN
         'weight must be between 0 and 1',
         format('It is %s; NaN and NULL are refused too.', coalesce(weight::text, 'NULL')),
         'Use 0 for the first model, 1 for the second, 0.5 for their mean.');
-    -- Nobody shall drop either from here on.
-    LOCK TABLE gpt2.model IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM gpt2._lock_models();  -- nobody shall drop either from here on
     SELECT * INTO one FROM gpt2._chosen_model(a);
     SELECT * INTO other FROM gpt2._chosen_model(b);
     PERFORM gpt2._check_same_shape(one, other);

@@ -7,6 +7,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    PERFORM gpt2._lock_models();
     PERFORM gpt2._chosen_number(name);
     UPDATE gpt2.model AS m SET is_default = false
     WHERE m.is_default AND m.name <> gpt2_default_model.name;
@@ -28,13 +29,13 @@ DECLARE
     variants text;
     weights regclass;
 BEGIN
+    PERFORM gpt2._lock_models();
     DELETE FROM gpt2.model AS m WHERE m.name = _delete_model.name RETURNING m.* INTO deleted;
     IF NOT FOUND THEN
         PERFORM gpt2._raise(NULL::boolean, 'invalid_parameter_value',
             format('model "%s" does not exist', name), 'The argument name names it.',
             'SELECT name FROM gpt2_models(); lists the models.');
     END IF;
-    -- Looked for after the DELETE, which waits for a variant that another session is creating.
     SELECT string_agg(format('"%s"', m.name), ', ' ORDER BY m.name) INTO variants
     FROM gpt2.model AS m WHERE m.base = deleted.model;
     PERFORM gpt2._assert(variants IS NULL, 'dependent_objects_still_exist',

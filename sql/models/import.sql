@@ -27,6 +27,18 @@ COMMENT ON FUNCTION gpt2._check_name IS
     'true, or an error where a name is empty, NULL, or longer than an index may hold';
 
 
+CREATE FUNCTION gpt2._check_may_load()
+RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN gpt2._assert(has_table_privilege('gpt2.model', 'INSERT'), 'insufficient_privilege',
+    format('role "%s" may not load a model into database "%s"', current_user, current_database()),
+    'It lacks the privilege INSERT on table gpt2.model.',
+    format('Load it as the owner of the extension gpt2, or: GRANT SELECT, INSERT, UPDATE, DELETE '
+           'ON ALL TABLES IN SCHEMA gpt2 TO %I;', current_user));
+COMMENT ON FUNCTION gpt2._check_may_load IS
+    'true, or an error where the role may not add a model; told before a model is read';
+
+
 CREATE FUNCTION gpt2._check_free(name text, replace boolean)
 RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -66,7 +78,7 @@ BEGIN
             'Load it with dtype float16: gpt2-loader load SOURCE --dtype float16, or '
             'gpt2_load_model(path, name, dtype => ''float16'').' END);
     -- Two imports at once would both be the first, or both take the name.
-    LOCK TABLE gpt2.model IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM gpt2._lock_models();
     PERFORM gpt2._check_free(_add_model.name, _add_model.replace);
     IF EXISTS (SELECT FROM gpt2.model AS m WHERE m.name = _add_model.name) THEN
         new.is_default := (gpt2._delete_model(_add_model.name)).is_default;
@@ -88,7 +100,12 @@ BEGIN
         new.activation_function, new.layer_norm_epsilon, new.scale_attn_weights,
         new.scale_attn_by_inverse_layer_idx, new.tie_word_embeddings, new.n_parameters, new.dtype,
         gpt2._page_size(new.n_embd, new.dtype), new.source, new.revision, new.sha256
-    ) RETURNING model INTO new.model;
+    ) ON CONFLICT DO NOTHING RETURNING model INTO new.model;
+    PERFORM gpt2._assert(new.model IS NOT NULL, 'duplicate_object',
+        format('model "%s" already exists', _add_model.name),
+        format('That one, or the default model, is hidden from role "%s" by row-level security.',
+               current_user),
+        'Choose another name, or ask the owner of table gpt2.model.');
     PERFORM gpt2._drop_unused_tokenizers();  -- that of the model replaced
     RETURN new.model;
 END;

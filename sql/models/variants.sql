@@ -15,8 +15,7 @@ DECLARE
     parent gpt2.model;
     variant int;
 BEGIN
-    -- Nobody shall drop the base from here on.
-    LOCK TABLE gpt2.model IN SHARE ROW EXCLUSIVE MODE;
+    PERFORM gpt2._lock_models();  -- nobody shall drop the base from here on
     SELECT * INTO parent FROM gpt2._chosen_model(from_model);
     variant := gpt2._add_model(name, to_jsonb(parent) || jsonb_build_object(
         'base', coalesce(parent.base, parent.model), 'revision', NULL, 'sha256', NULL,

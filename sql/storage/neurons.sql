@@ -97,12 +97,16 @@ BEGIN
     WHERE p.model = m.base AND p.block = old.block AND p.layer = old.layer
       AND p.slice = old.slice AND p.page = old.unit / m.page_size
     ON CONFLICT DO NOTHING;
-    UPDATE gpt2.matrix_page AS p SET weight[i] = new
-    WHERE p.model = m.model AND p.block = old.block AND p.layer = old.layer
-      AND p.slice = old.slice AND p.page = old.unit / m.page_size AND p.weight IS NOT NULL;
-    UPDATE gpt2.matrix_page AS p SET half[i] = new
-    WHERE p.model = m.model AND p.block = old.block AND p.layer = old.layer
-      AND p.slice = old.slice AND p.page = old.unit / m.page_size AND p.half IS NOT NULL;
+    -- Two statements: the planner converts to halfvec, which may overflow, before it looks for rows.
+    IF m.dtype = 'float32' THEN
+        UPDATE gpt2.matrix_page AS p SET weight[i] = new
+        WHERE p.model = m.model AND p.block = old.block AND p.layer = old.layer
+          AND p.slice = old.slice AND p.page = old.unit / m.page_size;
+    ELSE
+        UPDATE gpt2.matrix_page AS p SET half[i] = new
+        WHERE p.model = m.model AND p.block = old.block AND p.layer = old.layer
+          AND p.slice = old.slice AND p.page = old.unit / m.page_size;
+    END IF;
 END;
 $$;
 COMMENT ON FUNCTION gpt2._update_neuron IS
@@ -184,6 +188,10 @@ CREATE TRIGGER update_wte INSTEAD OF UPDATE ON gpt2.wte
     FOR EACH ROW EXECUTE FUNCTION gpt2._update_token();
 CREATE TRIGGER update_lm_head INSTEAD OF UPDATE ON gpt2.lm_head
     FOR EACH ROW EXECUTE FUNCTION gpt2._update_token();
+
+CREATE TRIGGER lock BEFORE UPDATE ON gpt2.linear EXECUTE FUNCTION gpt2._lock_weights();
+CREATE TRIGGER lock BEFORE UPDATE ON gpt2.wte EXECUTE FUNCTION gpt2._lock_weights();
+CREATE TRIGGER lock BEFORE UPDATE ON gpt2.lm_head EXECUTE FUNCTION gpt2._lock_weights();
 
 -- A statement is one edit, however many rows it updates (editions.sql).
 CREATE TRIGGER view_edited AFTER UPDATE ON gpt2.linear EXECUTE FUNCTION gpt2._end_edit();
