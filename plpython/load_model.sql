@@ -1,4 +1,32 @@
 -- A model from a directory on the server, read by PL/Python.
+--
+-- With the rights of the role that calls. A function of the definer's rights could not tell who
+-- that is: a view that is refreshed, an index, a trigger or another such function runs with its
+-- owner's rights in a session of somebody else's. Python itself may read what the server's operating
+-- system user may, so it asks for pg_read_server_files, as COPY does.
+
+
+CREATE FUNCTION gpt2._check_may_read_files()
+RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT gpt2._assert(r.inherited, 'insufficient_privilege',
+        'permission denied to read files on the server',
+        CASE WHEN r.member
+             THEN format('Role "%s" is a member of pg_read_server_files, but does not inherit its '
+                         'privileges.', current_user)
+             ELSE format('Role "%s" is not a member of pg_read_server_files.', current_user) END,
+        CASE WHEN NOT r.member THEN format('GRANT pg_read_server_files TO %I;', current_user)
+             WHEN current_setting('server_version_num')::int < 160000
+             THEN format('ALTER ROLE %I INHERIT;', current_user)
+             ELSE format('GRANT pg_read_server_files TO %I WITH INHERIT TRUE;', current_user) END
+        || ' or load from the client: gpt2-loader load SOURCE')
+    FROM (SELECT pg_has_role(current_user, 'pg_read_server_files', 'USAGE') AS inherited,
+                 pg_has_role(current_user, 'pg_read_server_files', 'MEMBER') AS member) AS r;
+END;
+COMMENT ON FUNCTION gpt2._check_may_read_files IS
+    'true, or an error where the role lacks the privileges of pg_read_server_files';
 
 
 -- The error, if any, is returned and not raised: PL/Python would put its exception's class before
@@ -33,36 +61,22 @@ for module in plpy.execute("SELECT name, source FROM gpt2._python_modules()"):
 
 return package.server.load_model(plpy, path, name, replace, tokenizer, dtype)
 $python$;
-REVOKE EXECUTE ON FUNCTION gpt2._load_model(text, text, boolean, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION gpt2._load_model IS
     'gpt2_load_model''s work; gives the error to raise, or NULLs';
 
 
--- SECURITY DEFINER: whoever may execute it needs no rights on the tables. The definer is a
--- superuser, whom COPY lets read any file, so that the caller has to be asked for the right.
 CREATE FUNCTION gpt2_load_model(
     path text, name text DEFAULT NULL, replace boolean DEFAULT false, tokenizer text DEFAULT NULL,
     dtype text DEFAULT 'float32'
 ) RETURNS text
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    -- current_user is the definer here
-    caller text := CASE current_setting('role')
-                       WHEN 'none' THEN session_user
-                       ELSE current_setting('role')
-                   END;
     model text := coalesce(name, substring(path FROM '([^/]+)/*$'));
     error record;
 BEGIN
-    IF NOT pg_has_role(caller::name, 'pg_read_server_files', 'USAGE') THEN
-        RAISE EXCEPTION 'permission denied to read files on the server'
-            USING ERRCODE = 'insufficient_privilege',
-                  DETAIL = format('Role "%s" is not a member of pg_read_server_files.', caller),
-                  HINT = format('GRANT pg_read_server_files TO %I; or load from the client: '
-                                'gpt2-loader load SOURCE', caller);
-    END IF;
+    PERFORM gpt2._check_may_read_files();
     IF path IS NULL OR path NOT LIKE '/%' THEN
         RAISE EXCEPTION 'path of a model is not absolute: %', quote_nullable(path)
             USING ERRCODE = 'invalid_parameter_value',
@@ -78,6 +92,8 @@ BEGIN
     RETURN model;
 END;
 $$;
-REVOKE EXECUTE ON FUNCTION gpt2_load_model(text, text, boolean, text, text) FROM PUBLIC;
 COMMENT ON FUNCTION gpt2_load_model IS
     'loads the model in a directory on the server; gives its name';
+
+REVOKE EXECUTE ON FUNCTION gpt2_load_model, gpt2._load_model FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION gpt2_load_model, gpt2._load_model TO pg_read_server_files;

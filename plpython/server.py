@@ -1,14 +1,13 @@
 """The server's side of an import: numpy reads the tensors, COPY takes them from a temporary file.
 
 A file, because no array of a hundred million floats should pass through PL/Python's conversion
-of a datum at a time.
+of a datum at a time. It has no name: COPY, in the same process, opens it by its descriptor, and
+nothing is left of it whatever ends that process.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import tempfile
 
 import numpy as np
@@ -17,7 +16,7 @@ from gpt2_loader.checkpoint import Checkpoint
 from gpt2_loader.errors import MALFORMED_FILE, LoadError, from_os_error
 from gpt2_loader.files import open_file, show
 
-FILE_SIZE = 1 << 25  # bytes of rows in a temporary file, about: bounds the disk space
+FILE_SIZE = 1 << 25  # bytes of rows in the temporary file, about: bounds the disk space
 
 QUERY_CANCELED = "57014"
 
@@ -27,13 +26,14 @@ DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 def load_model(plpy, path, name, replace, tokenizer, dtype):
     """Loads the model directory at path; gives None, or (sqlstate, message, detail, hint).
 
-    The caller raises that error: an exception that leaves PL/Python shows its class and the
-    Python source to the user.
+    Before anything is read, the role is asked for the right. The caller raises the error: an
+    exception that leaves PL/Python shows its class and the Python source to the user.
     """
-    folder = tempfile.mkdtemp(prefix="gpt2_load_model.")
     try:
+        plpy.execute("SELECT gpt2._check_may_read_files(), gpt2._check_may_load()")
         checkpoint = Checkpoint(path, read_tensor, tokenizer=tokenizer)
-        importer.load(Target(plpy, folder), checkpoint, name, path, replace=replace, dtype=dtype)
+        with tempfile.TemporaryFile() as file:
+            importer.load(Target(plpy, file), checkpoint, name, path, replace=replace, dtype=dtype)
         for notice in checkpoint.notices():
             plpy.notice(notice)
     except LoadError as error:
@@ -49,8 +49,6 @@ def load_model(plpy, path, name, replace, tokenizer, dtype):
             hint = "Where it was statement_timeout, before it: SET statement_timeout = 0;"
             detail = "Nothing was loaded."
         return error.sqlstate, str(error), detail or "The database refused the model.", hint
-    finally:
-        shutil.rmtree(folder)
 
 
 def read_tensor(tensor, start, stop):
@@ -76,9 +74,9 @@ class Target:
 
     TYPES = {int: "int", bool: "boolean", str: "text"}
 
-    def __init__(self, plpy, folder):
+    def __init__(self, plpy, file):
         self._plpy = plpy
-        self._folder = folder
+        self._file = file
 
     def execute(self, sql, *arguments):
         plan = self._plpy.prepare(sql, [self.TYPES[type(value)] for value in arguments])
@@ -87,17 +85,19 @@ class Target:
 
     def copy(self, table, columns, chunks):
         chunks = iter(chunks)
-        path = os.path.join(self._folder, "rows")
-        command = f"COPY gpt2.{table} ({columns}) FROM {{}} (FORMAT BINARY)"
+        file = self._file
+        path = f"/dev/fd/{file.fileno()}"
         more = True
         while more:
-            with open(path, "wb") as file:
-                file.write(copy_binary.HEADER)
-                while file.tell() < FILE_SIZE:
-                    chunk = next(chunks, None)
-                    more = chunk is not None
-                    if not more:
-                        break
-                    file.write(chunk)
-                file.write(copy_binary.TRAILER)
-            self._plpy.execute(command.format(self._plpy.quote_literal(path)))
+            file.seek(0)
+            file.truncate()
+            file.write(copy_binary.HEADER)
+            while file.tell() < FILE_SIZE:
+                chunk = next(chunks, None)
+                more = chunk is not None
+                if not more:
+                    break
+                file.write(chunk)
+            file.write(copy_binary.TRAILER)
+            file.seek(0)  # which writes what is buffered; some systems share the position
+            self._plpy.execute(f"COPY gpt2.{table} ({columns}) FROM '{path}' (FORMAT BINARY)")

@@ -1,11 +1,21 @@
-"""gpt2_load_model: who may call it, and what it leaves behind. test_loader.py has the rest."""
+"""gpt2_load_model: who may call it, and what it leaves behind. test_loader.py has the rest, and
+test_rights.py whose rights count."""
 
+import os
+import shutil
+import signal
+import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 import pytest
-from conftest import load_model
+from conftest import load_model, one
 from oracle.checkpoints import write_vocabulary as write_own
 from test_loader import (  # noqa: F401  fixtures among them
     CONFIG,
@@ -15,8 +25,8 @@ from test_loader import (  # noqa: F401  fixtures among them
     db,
     directory,
     has_plpython,
-    load_by_server,
     make_tensors,
+    readable,
     write,
 )
 
@@ -88,7 +98,8 @@ def test_public_may_not(db, role, model):  # noqa: F811
 
 
 def test_only_who_may_read_files(db, role, model):  # noqa: F811
-    """EXECUTE and pg_read_server_files are enough, and both are needed."""
+    """Its members, who may write the tables."""
+    db.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA gpt2 TO {role}")
     db.execute(f"GRANT EXECUTE ON FUNCTION gpt2_load_model TO {role}")
     db.execute(f"SET ROLE {role}")
     with pytest.raises(psycopg.errors.InsufficientPrivilege) as refusal:
@@ -98,6 +109,7 @@ def test_only_who_may_read_files(db, role, model):  # noqa: F811
     assert f"GRANT pg_read_server_files TO {role};" in refusal.value.diag.message_hint
 
     db.execute("RESET ROLE")
+    db.execute(f"REVOKE EXECUTE ON FUNCTION gpt2_load_model FROM {role}")
     db.execute(f"GRANT pg_read_server_files TO {role}")
     db.execute(f"SET ROLE {role}")
     db.execute(SQL, (model,))
@@ -140,21 +152,104 @@ def test_directory_that_the_server_may_not_read(db, directory, model):  # noqa: 
     assert refusal.value.diag.message_primary == f'could not read "{model}"'
 
 
-def test_temporary_files_go_away(db, database, directory):  # noqa: F811
-    def left():
-        return list(Path(tempfile.gettempdir()).glob("gpt2_load_model.*"))
+class Server(NamedTuple):
+    """A server of the tests' own, which may crash."""
 
-    before = left()
-    tensors = make_tensors(CONFIG)
-    write(directory, tensors)
-    write_own(directory, CONFIG["vocab_size"])
-    load_by_server(database, directory)
-    tensors["h.1.mlp.c_proj.weight"][0, 0] = float("nan")
-    write(directory, tensors)
-    write_own(directory, CONFIG["vocab_size"])
-    with pytest.raises(Exception, match="NaN"):
-        load_by_server(database, directory, replace=True)
-    assert left() == before
+    uri: str
+    #: where its processes put temporary files
+    temporary: Path
+    data: Path
+
+    def left(self) -> list[Path]:
+        return [*self.temporary.iterdir(), *self.data.glob("base/pgsql_tmp/*")]
+
+
+@pytest.fixture(scope="module")
+def own_server(cluster) -> Iterator[Server]:
+    """As whoever runs the tests' server."""
+    with psycopg.connect(cluster) as connection:
+        user = Path(one(connection, "SHOW data_directory")).owner()
+    base = Path(tempfile.mkdtemp(prefix="gpt2_own.", dir="/tmp"))
+    (base / "temporary").mkdir()
+    for path in (base, base / "temporary"):
+        shutil.chown(path, user)
+        path.chmod(0o700)
+
+    def run(program: str, *arguments: str) -> None:
+        as_user = ["runuser", "-u", user, "--"] if os.geteuid() == 0 else []
+        subprocess.run(
+            [*as_user, shutil.which(program), "-D", f"{base}/data", *arguments],
+            env=os.environ | {"TMPDIR": f"{base}/temporary"},
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+
+    # of the socket's directory, which nobody else may enter
+    run("initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "-N")
+    settings = f"-c listen_addresses= -c unix_socket_directories={base} -p 5432 -c fsync=off"
+    run("pg_ctl", "start", "-w", "-l", f"{base}/log", "-o", settings)
+    try:
+        uri = f"host={base} port=5432 user=postgres dbname=postgres"
+        with psycopg.connect(uri, autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
+        yield Server(uri, base / "temporary", base / "data")
+    finally:
+        run("pg_ctl", "stop", "-w", "-m", "immediate")
+        shutil.rmtree(base)
+
+
+def when_gone(uri: str, pid: int) -> psycopg.Connection:
+    """A connection when that process is no more, and the server has recovered where it crashed."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            connection = psycopg.connect(uri, autocommit=True)
+            while one(connection, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s", pid):
+                assert time.monotonic() < deadline
+            return connection
+        except psycopg.OperationalError:
+            pass  # it is about to crash, or recovering
+    raise AssertionError("the server does not come back")
+
+
+@pytest.mark.parametrize("end", ["cancelled", "terminated", "killed", "failed", "loaded"])
+def test_temporary_files_go_away(own_server, directory, model, end):  # noqa: F811
+    """However an import ends: here it waits for a table, with rows of the one before in its file."""
+    if end == "failed":
+        tensors = make_tensors(CONFIG)
+        tensors["h.1.mlp.c_proj.weight"][0, 0] = float("nan")
+        write(directory, tensors)
+        readable(directory)
+    with (
+        closing(psycopg.connect(own_server.uri)) as holder,
+        closing(psycopg.connect(own_server.uri)) as loader,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        holder.execute("LOCK TABLE gpt2.merge IN EXCLUSIVE MODE")
+        pid = loader.info.backend_pid
+        loading = thread.submit(loader.execute, SQL, (model,))
+        while not one(holder, "SELECT cardinality(pg_blocking_pids(%s)) > 0", pid):
+            assert not loading.done()
+        if end == "killed":
+            os.kill(pid, signal.SIGKILL)
+        elif end in ("cancelled", "terminated"):
+            function = "pg_terminate_backend" if end == "terminated" else "pg_cancel_backend"
+            holder.execute(f"SELECT {function}(%s)", (pid,))
+        else:
+            holder.rollback()
+        error = loading.exception(60)
+    expected = {
+        "cancelled": psycopg.errors.QueryCanceled,
+        "terminated": psycopg.errors.AdminShutdown,
+        "killed": psycopg.OperationalError,
+        "failed": psycopg.DataError,
+        "loaded": type(None),
+    }
+    assert isinstance(error, expected[end])
+    with when_gone(own_server.uri, pid) as watcher:
+        assert own_server.left() == []
+        assert one(watcher, "SELECT count(*) FROM gpt2.model") == 0
 
 
 def test_many_files(database, model):  # noqa: F811

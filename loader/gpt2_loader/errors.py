@@ -26,7 +26,8 @@ class LoadError(Exception):
 
 
 def from_os_error(error):
-    """The LoadError of an OSError: a file that is not there or may not be read."""
+    """The LoadError of an OSError: a file that is not there or may not be read; of one without a
+    name, which is a temporary one or open already, the operating system tells what is wrong."""
     sqlstate = {
         FileNotFoundError: NO_FILE,
         NotADirectoryError: NO_FILE,
@@ -35,4 +36,5 @@ def from_os_error(error):
     name = error.filename
     if isinstance(name, bytes):
         name = name.decode("utf-8", "backslashreplace")
-    return LoadError(sqlstate, f'could not read "{name}"', f"{error.strerror}.")
+    message = "could not read or write a file" if name is None else f'could not read "{name}"'
+    return LoadError(sqlstate, message, f"{error.strerror}.")
