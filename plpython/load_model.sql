@@ -2,8 +2,8 @@
 --
 -- With the rights of the role that calls. A function of the definer's rights could not tell who
 -- that is: a view that is refreshed, an index, a trigger or another such function runs with its
--- owner's rights in a session of somebody else's. Python itself may read what the server's operating
--- system user may, so it asks for pg_read_server_files, as COPY does.
+-- owner's rights in a session of somebody else's. Python itself may read what the server's
+-- operating system user may, so it asks for pg_read_server_files, as COPY does.
 
 
 CREATE FUNCTION gpt2._check_may_read_files()

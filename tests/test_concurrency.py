@@ -43,9 +43,8 @@ UNION ALL
 @pytest.fixture(scope="module")
 def uri(new_database, tmp_path_factory) -> str:
     """A database in which the model 'kept' has GPT-2's own vocabulary."""
-    dsn = new_database()
+    dsn = new_database(holds="extension")
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
         if has_plpython(connection):
             connection.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
     source = write_checkpoint(tmp_path_factory.mktemp("kept"), SHAPES["one_block"])

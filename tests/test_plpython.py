@@ -4,14 +4,12 @@ test_rights.py whose rights count."""
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
 
 import psycopg
 import pytest
@@ -29,6 +27,8 @@ from test_loader import (  # noqa: F401  fixtures among them
     readable,
     write,
 )
+
+from clusters import OWNER, Cluster
 
 SQL = "SELECT gpt2_load_model(%s)"
 
@@ -152,51 +152,24 @@ def test_directory_that_the_server_may_not_read(db, directory, model):  # noqa: 
     assert refusal.value.diag.message_primary == f'could not read "{model}"'
 
 
-class Server(NamedTuple):
-    """A server of the tests' own, which may crash."""
-
-    uri: str
-    #: where its processes put temporary files
-    temporary: Path
-    data: Path
-
-    def left(self) -> list[Path]:
-        return [*self.temporary.iterdir(), *self.data.glob("base/pgsql_tmp/*")]
-
-
 @pytest.fixture(scope="module")
-def own_server(cluster) -> Iterator[Server]:
-    """As whoever runs the tests' server."""
-    with psycopg.connect(cluster) as connection:
-        user = Path(one(connection, "SHOW data_directory")).owner()
-    base = Path(tempfile.mkdtemp(prefix="gpt2_own.", dir="/tmp"))
-    (base / "temporary").mkdir()
-    for path in (base, base / "temporary"):
-        shutil.chown(path, user)
-        path.chmod(0o700)
-
-    def run(program: str, *arguments: str) -> None:
-        as_user = ["runuser", "-u", user, "--"] if os.geteuid() == 0 else []
-        subprocess.run(
-            [*as_user, shutil.which(program), "-D", f"{base}/data", *arguments],
-            env=os.environ | {"TMPDIR": f"{base}/temporary"},
-            cwd="/",
-            stdout=subprocess.DEVNULL,
-            check=True,
+def own_server(new_cluster) -> Iterator[tuple[Cluster, Path]]:
+    """A server that may crash, and the folder in which its processes put temporary files."""
+    temporary = Path(tempfile.mkdtemp(prefix="gpt2-test-", dir="/var/tmp"))
+    shutil.chown(temporary, OWNER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        server = new_cluster()
+    with psycopg.connect(server.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
+        connection.execute(
+            "CREATE FUNCTION tmp() RETURNS text LANGUAGE plpython3u AS $$"
+            "import tempfile; return tempfile.gettempdir()$$"
         )
-
-    # of the socket's directory, which nobody else may enter
-    run("initdb", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "-N")
-    settings = f"-c listen_addresses= -c unix_socket_directories={base} -p 5432 -c fsync=off"
-    run("pg_ctl", "start", "-w", "-l", f"{base}/log", "-o", settings)
-    try:
-        uri = f"host={base} port=5432 user=postgres dbname=postgres"
-        with psycopg.connect(uri, autocommit=True) as connection:
-            connection.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
-        yield Server(uri, base / "temporary", base / "data")
-    finally:
-        run("pg_ctl", "stop", "-w", "-m", "immediate")
-        shutil.rmtree(base)
+        assert one(connection, "SELECT tmp()") == str(temporary)
+    yield server, temporary
+    server.remove()
+    shutil.rmtree(temporary)
 
 
 def when_gone(uri: str, pid: int) -> psycopg.Connection:
@@ -221,9 +194,10 @@ def test_temporary_files_go_away(own_server, directory, model, end):  # noqa: F8
         tensors["h.1.mlp.c_proj.weight"][0, 0] = float("nan")
         write(directory, tensors)
         readable(directory)
+    server, temporary = own_server
     with (
-        closing(psycopg.connect(own_server.uri)) as holder,
-        closing(psycopg.connect(own_server.uri)) as loader,
+        closing(psycopg.connect(server.dsn())) as holder,
+        closing(psycopg.connect(server.dsn())) as loader,
         ThreadPoolExecutor(1) as thread,
     ):
         holder.execute("LOCK TABLE gpt2.merge IN EXCLUSIVE MODE")
@@ -247,8 +221,9 @@ def test_temporary_files_go_away(own_server, directory, model, end):  # noqa: F8
         "loaded": type(None),
     }
     assert isinstance(error, expected[end])
-    with when_gone(own_server.uri, pid) as watcher:
-        assert own_server.left() == []
+    with when_gone(server.dsn(), pid) as watcher:
+        assert list(temporary.iterdir()) == []
+        assert list(Path(server.datadir).glob("base/pgsql_tmp/*")) == []
         assert one(watcher, "SELECT count(*) FROM gpt2.model") == 0
 
 

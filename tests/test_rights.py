@@ -55,9 +55,8 @@ POLICIES = [
 def hiding(new_database, tmp_path_factory) -> Iterator[str]:
     """A database with the models 'open', the default, and 'secret', with another output layer, which
     a policy hides from the role gpt2_rights_reader; it may write, too."""
-    uri = new_database()
+    uri = new_database(holds="extension")
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
         for name, seed in (("open", 0), ("secret", 1)):
             path = write_checkpoint(tmp_path_factory.mktemp(name), SHAPE, seed)
             load_model(uri, path, name)

@@ -1,9 +1,10 @@
--- The triggers of the tables of weights: a statement that edits takes the lock (locks.sql), and where
--- a row changes, its model's edit begins (editions.sql).
+-- The triggers of the tables of weights: a statement that edits takes the lock (locks.sql), and
+-- where a row changes, its model's edit begins (editions.sql).
 --
--- Editions go by row: a statement's transition table would be a copy, on disk, of a model that is dropped. The
--- setting names such a model: it has no edition any more. Dropping 500 MB is 0.15 s of work without
--- triggers, 0.2 s with these, 0.7 s without the setting and 0.9 s with transition tables.
+-- Editions go by row: a statement's transition table would be a copy, on disk, of a model that is
+-- dropped. The setting names such a model: it has no edition any more. Dropping 500 MB is 0.15 s of
+-- work without triggers, 0.2 s with these, 0.7 s without the setting and 0.9 s with transition
+-- tables.
 
 DO $$
 DECLARE

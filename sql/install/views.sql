@@ -1,5 +1,6 @@
--- Views ask for the rights of whoever reads them, as functions do, and not for their owner's: a model
--- that a policy on gpt2.model hides is hidden in them too. PostgreSQL 14 has no such views.
+-- Views ask for the rights of whoever reads them, as functions do, and not for their owner's: a
+-- model that a policy on gpt2.model hides is hidden in them too. PostgreSQL 14 has no such views,
+-- and pg_upgrade brings what an older server made.
 
 DO $$
 DECLARE

@@ -1,5 +1,5 @@
--- Who writes waits for whoever writes: a lock of the table gpt2.model, until the transaction ends. It
--- is taken before any row is, by what changes which models there are (_lock_models) and by what
+-- Who writes waits for whoever writes: a lock of the table gpt2.model, until the transaction ends.
+-- It is taken before any row is, by what changes which models there are (_lock_models) and by what
 -- changes their weights (_lock_weights), and in one strength: so of two that write neither can have
 -- what the other waits for. What reads takes no notice of it.
 

@@ -97,7 +97,7 @@ BEGIN
     WHERE p.model = m.base AND p.block = old.block AND p.layer = old.layer
       AND p.slice = old.slice AND p.page = old.unit / m.page_size
     ON CONFLICT DO NOTHING;
-    -- Two statements: the planner converts to halfvec, which may overflow, before it looks for rows.
+    -- Two statements: a planner converts to halfvec, which may overflow, before it looks for a row.
     IF m.dtype = 'float32' THEN
         UPDATE gpt2.matrix_page AS p SET weight[i] = new
         WHERE p.model = m.model AND p.block = old.block AND p.layer = old.layer

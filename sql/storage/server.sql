@@ -1,4 +1,5 @@
--- What depends on the version of the server. The planners differ too: docs/design.md.
+-- What depends on the version of the server. The planners differ too: docs/design.md; and the
+-- views' rights, which are set when all is made: sql/install/views.sql.
 
 
 -- erf() came with PostgreSQL 16; only models with the exact 'gelu' need it. IMMUTABLE in both
