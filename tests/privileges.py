@@ -102,6 +102,7 @@ READS = [
     "SELECT gpt2_beam_search('a', 2, 2, model => {m})",
     "SELECT gpt2_prefix('a', {m})",
     "SELECT gpt2_prewarm({m})",
+    "SELECT gpt2_fingerprint({m})",
     "SELECT * FROM gpt2_trace('a', '{{resid_post}}', model => {m})",
     "SELECT * FROM gpt2_attention('a', 0, 0, model => {m})",
     "SELECT * FROM gpt2_head_summary('a b', model => {m})",

@@ -182,6 +182,7 @@ def outcome(connection: psycopg.Connection, statement: str) -> str:
         (SERIALIZABLE, "drop"),
         (SERIALIZABLE, "variant"),
     ],
+    ids=str,
 )
 def test_stale_snapshot(uri, admin, checkpoint, isolation, before):
     """A transaction begins, another one changes which models there are, and then the first wants to.
@@ -335,6 +336,20 @@ def test_edit_while_a_drop_runs(uri, admin, edit):
         dropper.run("COMMIT")
         editor.run("COMMIT")
         assert (dropper.errors(), editor.errors()) == ([], [])
+
+
+def test_lock_after_a_savepoint(uri, admin):
+    """What ROLLBACK TO gives back is taken again."""
+    held = "SELECT count(*) FROM pg_locks WHERE mode = 'ShareRowExclusiveLock' AND pid = pg_backend_pid()"
+    with psycopg.connect(uri) as connection:
+        for edit in ("token", "position", "bias"):
+            connection.execute("SAVEPOINT a")
+            for again in ("position", edit):
+                connection.execute(EDITS[again].format(m=number(connection, "variant")))
+                assert one(connection, held) == 1
+            connection.execute("ROLLBACK TO a")
+            assert one(connection, held) == 0
+        connection.rollback()
 
 
 def test_two_edit_two_models(uri, admin):

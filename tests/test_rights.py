@@ -165,6 +165,7 @@ def test_tables_with_policies(reader):
         len(one(reader, f"SELECT array_agg(DISTINCT model) FROM gpt2.{t}")) for t in WEIGHTS
     } == {2}
     reader.execute("RESET ROLE")
+    reader.execute("SELECT gpt2_create_variant('of secret', 'secret')")
     for table in WEIGHTS:
         for statement in POLICIES:
             reader.execute(statement.format(table=table))
@@ -172,10 +173,14 @@ def test_tables_with_policies(reader):
     for table in [*WEIGHTS, "linear", "wte", "lm_head"]:
         if table in WEIGHTS or hides_in_views(reader):
             models = one(reader, f"SELECT array_agg(DISTINCT model) FROM gpt2.{table}")
-            assert models == [number(reader, "open")]
+            of_secret = table not in ("matrix_page", "wte", "lm_head", "linear")
+            expected = ["open", "of secret"] if of_secret else ["open"]
+            assert models == [number(reader, name) for name in expected]
+    with pytest.raises(errors.ObjectNotInPrerequisiteState), reader.transaction():
+        reader.execute("SELECT gpt2_generate('a', 2, model => 'of secret')")
     assert [reader.execute(query).fetchall() for query in results] == before
     # and it can be edited
-    assert reader.execute("UPDATE gpt2.wpe SET weight = weight - weight").rowcount == 128
+    assert reader.execute("UPDATE gpt2.wpe SET weight = weight - weight").rowcount == 2 * 128
     assert reader.execute("UPDATE gpt2.wte SET weight = weight - weight WHERE token = 3").rowcount
     reader.execute("SELECT gpt2_create_variant('mine', 'open')")
     reader.execute("UPDATE gpt2.wte SET weight = weight + weight WHERE token = 4")

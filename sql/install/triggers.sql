@@ -13,6 +13,7 @@ BEGIN
     FOR weights IN SELECT t FROM gpt2._weight_tables() AS t LOOP
         EXECUTE format(
             'CREATE TRIGGER lock BEFORE UPDATE OR DELETE ON %1$s
+                 WHEN (current_setting(''gpt2.locked'', true) IS DISTINCT FROM ''on'')
                  EXECUTE FUNCTION gpt2._lock_weights();
              CREATE TRIGGER row_edited AFTER UPDATE OR DELETE ON %1$s FOR EACH ROW
                  WHEN (old.model::text IS DISTINCT FROM current_setting(''gpt2.dropped'', true))
