@@ -233,3 +233,6 @@ COMMENT ON FUNCTION gpt2._pages IS
 
 GRANT SELECT ON gpt2.tokenizer, gpt2.token, gpt2.merge, gpt2.model, gpt2.matrix_page, gpt2.bias,
     gpt2.layer_norm, gpt2.wpe TO PUBLIC;
+-- To read and not to draw from: pg_dump, by whoever may read the tables, takes the numbers along.
+GRANT SELECT ON SEQUENCE gpt2.tokenizer_tokenizer_seq, gpt2.model_model_seq, gpt2.model_edition_seq
+    TO PUBLIC;
