@@ -93,6 +93,7 @@ INTERNAL_WRITERS = {
     "_begin_edit",
     "_end_edit",
     "_row_edited",
+    "_skip_present",
 }
 
 

@@ -58,6 +58,31 @@ CREATE TABLE gpt2.merge (
 COMMENT ON TABLE gpt2.merge IS
     'byte-pair merges: the adjacent tokens "left" and "right" become token, lowest rank first';
 
+CREATE FUNCTION gpt2._skip_present()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    present boolean;
+BEGIN
+    CASE tg_table_name
+    WHEN 'tokenizer' THEN
+        present := EXISTS (SELECT FROM gpt2.tokenizer AS t WHERE t.tokenizer = new.tokenizer);
+    WHEN 'token' THEN
+        present := EXISTS (SELECT FROM gpt2.token AS t
+                           WHERE t.tokenizer = new.tokenizer AND t.token = new.token);
+    WHEN 'merge' THEN
+        present := EXISTS (SELECT FROM gpt2.merge AS m
+                           WHERE m.tokenizer = new.tokenizer
+                             AND m."left" = new."left" AND m."right" = new."right");
+    END CASE;
+    RETURN CASE WHEN present THEN NULL ELSE new END;
+END;
+$$;
+COMMENT ON FUNCTION gpt2._skip_present IS
+    'leaves out a row of a vocabulary that is there already: see sql/install/vocabulary.sql';
+
 
 -- Models
 
