@@ -85,7 +85,7 @@ test: extensions browser  ## set up what is missing, run every test
 # files that compare no number which a model computes
 WITHOUT_NUMBERS := arguments bench clusters commands crash dump edition extension fuzz hostile hub \
 	lint loader loader_cli long_words malformed matrix messages pattern plpython replication rights \
-	concurrency sessions tokenizer
+	concurrency sessions standby tokenizer upgrade
 test-portable: extensions  ## the tests of numbers, on a server whose pgvector is compiled otherwise
 	@pg_config=$$($(SETUP)/portable) && $(SUBMAKE) test PG_CONFIG="$$pg_config" \
 		PYTEST_ARGS='$(WITHOUT_NUMBERS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)'

@@ -55,9 +55,20 @@ class Cluster(PostgreSQLExecutor):
             postgres_options=" ".join(f"-c {name}={value}" for name, value in options.items()),
         )
 
-    def dsn(self, database: str = "postgres") -> str:
-        """Connection string of a database."""
-        return make_conninfo(host=self.host, port=self.port, user=self.user, dbname=database)
+    def dsn(self, database: str = "postgres", user: str | None = None) -> str:
+        """Connection string of a database, for the superuser or another role."""
+        return make_conninfo(
+            host=self.host, port=self.port, user=user or self.user, dbname=database
+        )
+
+    def database(self, name: str, *extensions: str) -> str:
+        """Makes a database with these extensions; gives its connection string."""
+        with psycopg.connect(self.dsn(), autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {name}")
+        with psycopg.connect(self.dsn(name), autocommit=True) as conn:
+            for extension in extensions:
+                conn.execute(f"CREATE EXTENSION {extension} CASCADE")
+        return self.dsn(name)
 
     def pre_start_check(self) -> bool:
         """Whether it answers already; the executor's own asks a TCP port."""
@@ -112,3 +123,11 @@ class Cluster(PostgreSQLExecutor):
         if self.running():
             self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def until(conn: psycopg.Connection, query: str, *arguments, seconds: int = PATIENCE) -> None:
+    """Waits until a query gives true."""
+    end = time.monotonic() + seconds
+    while not conn.execute(query, arguments).fetchone()[0]:
+        assert time.monotonic() < end, f"not within {seconds} s: {query}"
+        time.sleep(0.05)

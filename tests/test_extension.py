@@ -95,17 +95,8 @@ INTERNAL_WRITERS = {
     "_begin_edit",
     "_end_edit",
     "_row_edited",
+    "_skip_present",
 }
-
-
-def database(new_database, *models: str) -> str:
-    """URI of a fresh database with the extension and these models."""
-    uri = new_database()
-    with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
-    for model in models:
-        load_model(uri, DEMO, model)
-    return uri
 
 
 # ---- Coming and going
@@ -236,46 +227,6 @@ def test_other_schema(new_database):
             ):
                 assert connection.execute(query).fetchall()
         connection.execute(f"SELECT {call}drop_model('demo')")
-
-
-def test_dump_and_restore(new_database, tmp_path):
-    """pg_dump takes models along."""
-    source = database(new_database, "demo", "second")
-    target = new_database()
-    dump = subprocess.run(
-        ["pg_dump", "--format=custom", f"--file={tmp_path}/dump", source],
-        capture_output=True,
-        text=True,
-    )
-    assert dump.returncode == 0, dump.stderr
-    subprocess.run(
-        ["pg_restore", "--exit-on-error", f"--dbname={target}", f"{tmp_path}/dump"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    with psycopg.connect(source) as one, psycopg.connect(target) as other:
-        for query in [
-            "SELECT * FROM gpt2.model ORDER BY model",
-            "SELECT gpt2_generate('PostgreSQL is', 5)",
-            "SELECT gpt2_generate('PostgreSQL is', 5, 1, seed => 4, model => 'second')",
-            *(
-                f"SELECT count(*), sum(hashtextextended(t::text, 0)) FROM gpt2.{table} AS t"
-                for table in (
-                    "tokenizer",
-                    "token",
-                    "merge",
-                    "matrix_page",
-                    "bias",
-                    "layer_norm",
-                    "wpe",
-                )
-            ),
-        ]:
-            assert one.execute(query).fetchall() == other.execute(query).fetchall(), query
-        # the next model gets a number of its own
-        assert other.execute("""SELECT gpt2._add_model('third', to_jsonb(m)) > max(model) OVER ()
-                                FROM gpt2.model AS m LIMIT 1""").fetchone() == (True,)
 
 
 # ---- What it is made of

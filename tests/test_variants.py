@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -599,36 +598,6 @@ def test_two_edit_one_page(uri):
         finally:
             first.rollback()
             watcher.execute("SELECT gpt2_drop_model('variant')")
-
-
-def test_dump_and_restore(new_database, tmp_path):
-    source, target = new_database(), new_database()
-    with psycopg.connect(source, autocommit=True) as conn:
-        conn.execute("CREATE EXTENSION gpt2 CASCADE")
-        load_model(source, write_checkpoint(tmp_path, SHAPES["untied"]), "demo")
-        create(conn, "variant", "demo")
-        for what in EDITS:
-            edit(conn, EDITS[what][0], "variant")
-        # the order of the rows in the table is not that of their making
-        conn.execute("SELECT gpt2_default_model('variant'); SELECT gpt2_default_model('demo')")
-    dump = subprocess.run(
-        ["pg_dump", "--format=custom", f"--file={tmp_path}/dump", source],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert dump.stderr == ""
-    subprocess.run(
-        ["pg_restore", "--exit-on-error", f"--dbname={target}", f"{tmp_path}/dump"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    with psycopg.connect(source) as before, psycopg.connect(target) as after:
-        assert results(before, "variant") == results(after, "variant") != results(after, "demo")
-        assert stored(before, "variant") == stored(after, "variant")
-        create(after, "another", "variant")
-        assert results(after, "another") == results(after, "variant")
 
 
 # ---- Differences

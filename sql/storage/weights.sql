@@ -58,6 +58,31 @@ CREATE TABLE gpt2.merge (
 COMMENT ON TABLE gpt2.merge IS
     'byte-pair merges: the adjacent tokens "left" and "right" become token, lowest rank first';
 
+CREATE FUNCTION gpt2._skip_present()
+RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    present boolean;
+BEGIN
+    CASE tg_table_name
+    WHEN 'tokenizer' THEN
+        present := EXISTS (SELECT FROM gpt2.tokenizer AS t WHERE t.tokenizer = new.tokenizer);
+    WHEN 'token' THEN
+        present := EXISTS (SELECT FROM gpt2.token AS t
+                           WHERE t.tokenizer = new.tokenizer AND t.token = new.token);
+    WHEN 'merge' THEN
+        present := EXISTS (SELECT FROM gpt2.merge AS m
+                           WHERE m.tokenizer = new.tokenizer
+                             AND m."left" = new."left" AND m."right" = new."right");
+    END CASE;
+    RETURN CASE WHEN present THEN NULL ELSE new END;
+END;
+$$;
+COMMENT ON FUNCTION gpt2._skip_present IS
+    'leaves out a row of a vocabulary that is there already: see sql/install/vocabulary.sql';
+
 
 -- Models
 
@@ -233,3 +258,6 @@ COMMENT ON FUNCTION gpt2._pages IS
 
 GRANT SELECT ON gpt2.tokenizer, gpt2.token, gpt2.merge, gpt2.model, gpt2.matrix_page, gpt2.bias,
     gpt2.layer_norm, gpt2.wpe TO PUBLIC;
+-- To read and not to draw from: pg_dump, by whoever may read the tables, takes the numbers along.
+GRANT SELECT ON SEQUENCE gpt2.tokenizer_tokenizer_seq, gpt2.model_model_seq, gpt2.model_edition_seq
+    TO PUBLIC;
