@@ -76,11 +76,19 @@ lint-shell:
 lint-sql: extensions
 	@$(WITH_SERVER) env PYTHONPATH=tests build/venv/bin/python -m lint $(if $(FIGURES),--figures)
 
-.PHONY: test fuzz test-portable test-matrix test-bare test-oracle bench
+# Which error messages no test triggers is asked where every test runs.
+MESSAGES = env PYTHONPATH=tests build/venv/bin/python -m messages
+.PHONY: test messages fuzz test-portable test-matrix test-bare test-oracle bench
 test: extensions browser  ## set up what is missing, run every test
+	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) begin)
 	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
 	@# the tests of a file share databases: a file is one process's
-	@$(WITH_SERVER) build/venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@$(WITH_SERVER) env $(if $(PYTEST_ARGS),,GPT2_MESSAGES=1) build/venv/bin/python -m pytest -n auto \
+		--maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) check)
+
+messages: extensions  ## every error message, and whether the last `make test` triggered it
+	@$(WITH_SERVER) $(MESSAGES) list
 
 # The two parts are independent: the second runs, whatever the first has found.
 FILES ?= 200000
