@@ -78,12 +78,13 @@ lint-sql: extensions
 
 # Which error messages no test triggers is asked where every test runs.
 MESSAGES = env PYTHONPATH=tests build/venv/bin/python -m messages
+HEARING = PYTHONPATH='$(CURDIR)/tests/hearing' GPT2_MESSAGES='$(CURDIR)/build/messages'
 .PHONY: test messages fuzz test-portable test-matrix test-bare test-oracle bench
 test: extensions browser  ## set up what is missing, run every test
 	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) begin)
 	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
 	@# the tests of a file share databases: a file is one process's
-	@$(WITH_SERVER) env $(if $(PYTEST_ARGS),,GPT2_MESSAGES=1) build/venv/bin/python -m pytest -n auto \
+	@$(WITH_SERVER) env $(if $(PYTEST_ARGS),,$(HEARING)) build/venv/bin/python -m pytest -n auto \
 		--maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) check)
 

@@ -9,7 +9,6 @@ import os
 import secrets
 from collections.abc import Iterator
 
-import messages
 import numpy as np
 import psycopg
 import pytest
@@ -27,14 +26,6 @@ __all__ = ["DEMO", "ROOT", "load_model"]
 PROPERTY = settings(
     deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
 )
-
-
-def pytest_sessionstart() -> None:
-    messages.listen()
-
-
-def pytest_sessionfinish() -> None:
-    messages.write_heard()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,8 @@
 What a source can say is read from it: in SQL calls of gpt2._raise and gpt2._assert and RAISE, in
 Python LoadError and its kinds. A message is taken with its detail, as `_malformed` or `_check_range`
 have one message for many; where it names an argument of the function around it, the calls of that
-function are read too. What was said is recorded: the server's in its log, the loader's by pytest.
+function are read too. What was said is recorded: the server's in its log, the loader's by
+tests/hearing.
 
 `make test` begins and ends with it, unless PYTEST_ARGS chooses among the tests:
 
@@ -28,7 +29,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
-from gpt2_loader.errors import LoadError
 
 from lint.__main__ import extension_database
 from lint.source import Place, Source, read_sources
@@ -40,7 +40,7 @@ RECORDS = ROOT / "build/messages"
 #: an exception of the loader's that becomes the detail of another's message
 DETAIL_ONLY = "_Invalid"
 #: part of a message -> from which version of the server on nothing can say it
-GONE_FROM = {"needs erf(), which this server does not have": 160000}
+GONE_FROM = {"needs erf(), which came with PostgreSQL 16": 160000}
 
 
 class Said(NamedTuple):
@@ -403,29 +403,6 @@ def said(entry: dict[str, str]) -> Said:
     return Said(entry["ERROR"], entry.get("DETAIL", ""), entry.get("HINT", ""))
 
 
-_heard: set[Said] = set()
-
-
-def listen() -> None:
-    """Records each LoadError of this process from here on, if GPT2_MESSAGES is set."""
-    if "GPT2_MESSAGES" not in os.environ:
-        return
-    make = LoadError.__init__
-
-    def heard(self, sqlstate, message, detail, hint=None):
-        make(self, sqlstate, message, detail, hint)
-        _heard.add(Said(message, detail or "", hint or ""))
-
-    LoadError.__init__ = heard
-
-
-def write_heard() -> None:
-    """Leaves what was recorded to `check`: a file a process."""
-    if _heard:
-        path = RECORDS / f"{os.getpid()}.json"
-        path.write_text(json.dumps(sorted(_heard)), encoding="utf-8")
-
-
 def begin(connection: psycopg.Connection) -> None:
     """Forgets what was said, and remembers how long the server's log is."""
     [(data,)] = connection.execute("SHOW data_directory").fetchall()
@@ -445,7 +422,8 @@ def all_said() -> set[Said]:
         log.seek(int(size))
         found = set(log_entries(log))
     for path in RECORDS.glob("*.json"):
-        found |= {Said(*fields) for fields in json.loads(path.read_text(encoding="utf-8"))}
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found |= {Said(*json.loads(line)) for line in lines}
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import textwrap
 
 import messages
@@ -119,26 +121,28 @@ def test_log():
     }
 
 
-def test_what_is_said_is_recorded(conn, cluster, monkeypatch, tmp_path):
-    """By the server and by the loader."""
+def test_what_is_said_is_recorded(conn, monkeypatch, tmp_path):
+    """By the server and by the loader, in a program that a test starts."""
     monkeypatch.setattr(messages, "RECORDS", tmp_path / "said")
-    monkeypatch.setattr(messages, "_heard", set())
-    monkeypatch.setattr(messages.LoadError, "__init__", messages.LoadError.__init__)
-    monkeypatch.setenv("GPT2_MESSAGES", "1")
+    monkeypatch.setenv("GPT2_MESSAGES", str(messages.RECORDS))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests/hearing"))
     messages.begin(conn)
-    messages.listen()
     with pytest.raises(psycopg.Error):
         conn.execute("SELECT gpt2_generate('x', model => 'é')")
-    messages.LoadError("22023", "loud", None, "Be quiet.")
-    messages.write_heard()
+    program = "from gpt2_loader.cli import app; app()"
+    subprocess.run([sys.executable, "-c", program, "load", "./é"], stderr=subprocess.DEVNULL)
+    loud = "from gpt2_loader.errors import LoadError; LoadError('22023', 'loud', None, 'Hush.')"
+    subprocess.run([sys.executable, "-c", f"{loud}; {loud}; import os; os._exit(1)"])
+    said = messages.all_said()
+    assert Said("loud", "", "Hush.") in said
+    assert 'directory "./é" does not exist' in {one.message for one in said}
     assert {
         Said(
             'model "é" does not exist',
             "The argument model names it.",
             "SELECT name FROM gpt2_models(); lists the models.",
         ),
-        Said("loud", "", "Be quiet."),
-    } <= messages.all_said()
+    } <= said
 
 
 def test_sql_of_hints(conn):
