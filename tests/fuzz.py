@@ -669,7 +669,8 @@ def main() -> int:
                     wrong[kind] += 1
                     progress.write(
                         f"{kind}: {text}\n    {result.what}\n"
-                        f"    again: python -m fuzz --seed {seed} --first {result.number} --files 1"
+                        "    again: PYTHONPATH=tests build/venv/bin/python -m fuzz "
+                        f"--seed {seed} --first {result.number} --files 1"
                     )
     print("\n".join(table(outcomes, wrong)))
     return 1 if wrong else 0

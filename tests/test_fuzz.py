@@ -115,7 +115,9 @@ def test_a_finding_ends_it_with_what_makes_it_again(monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert re.search(r"^differences +[1-9]", printed, re.MULTILINE)
     number = re.search(
-        r"again: python -m fuzz --seed 1 --first (\d+) --files 1$", printed, re.MULTILINE
+        r"again: PYTHONPATH=tests build/venv/bin/python -m fuzz --seed 1 --first (\d+) --files 1$",
+        printed,
+        re.MULTILINE,
     )
     [again] = fuzz.run(seed=1, first=int(number[1]), n_files=1)
     assert {wrong.kind for wrong in again.wrong} == {"differences"}
