@@ -76,11 +76,31 @@ lint-shell:
 lint-sql: extensions
 	@$(WITH_SERVER) env PYTHONPATH=tests build/venv/bin/python -m lint $(if $(FIGURES),--figures)
 
-.PHONY: test test-portable test-matrix test-bare test-oracle bench
+# Which error messages no test triggers is asked where every test runs.
+MESSAGES = env PYTHONPATH=tests build/venv/bin/python -m messages
+HEARING = PYTHONPATH='$(CURDIR)/tests/hearing' GPT2_MESSAGES='$(CURDIR)/build/messages'
+.PHONY: test messages fuzz test-portable test-matrix test-bare test-oracle bench
 test: extensions browser  ## set up what is missing, run every test
+	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) begin)
 	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
 	@# the tests of a file share databases: a file is one process's
-	@$(WITH_SERVER) build/venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@$(WITH_SERVER) env $(if $(PYTEST_ARGS),,$(HEARING)) build/venv/bin/python -m pytest -n auto \
+		--maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) check)
+
+messages: extensions  ## every error message, and whether the last `make test` triggered it
+	@$(WITH_SERVER) $(MESSAGES) list
+
+# The two parts are independent: the second runs, whatever the first has found.
+FILES ?= 200000
+CALLS ?= 100000
+SEED ?= 1
+FUZZ = env PYTHONPATH=tests build/venv/bin/python -m
+fuzz: extensions  ## broken model files and odd calls: FILES=200000 CALLS=100000 SEED=1, an hour or two
+	@status=0; \
+		$(FUZZ) fuzz --files $(FILES) --seed $(SEED) --keep build/fuzz || status=1; \
+		$(WITH_SERVER) $(FUZZ) arguments --calls $(CALLS) --seed $(SEED) || status=1; \
+		exit $$status
 
 # files that compare no number which a model computes
 WITHOUT_NUMBERS := arguments bench clusters commands crash dump edition extension fuzz hostile hub \

@@ -13,8 +13,10 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from test_loader import has_plpython
 
 from lint import rules
+from lint.__main__ import extension_database
 from lint.figures import figures
 from lint.source import read_sources
 from lint.tokens import code, nesting, own_names, statements, tokens
@@ -161,6 +163,16 @@ def test_names_of_our_own():
         "gpt2",
     ]
     assert [name for name, _ in own_names(code(text))][4:] == ["gpt2._h"]
+    python = (
+        'plpy.execute("SELECT a FROM gpt2._f()")'  # a body of PL/Python is read as if it were SQL
+    )
+    assert [name for name, _ in own_names(code(python))] == ["gpt2._f"]
+
+
+def test_every_extension_is_looked_at(cluster):
+    with extension_database(cluster) as connection:
+        made = connection.execute("SELECT to_regproc('gpt2_load_model') IS NOT NULL").fetchone()
+        assert made == (has_plpython(connection),)
 
 
 # ---- Rules that only read files

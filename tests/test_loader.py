@@ -1086,6 +1086,11 @@ REFUSALS = {
         "22000",
         "eos_token_id 270 is no token of the vocabulary",
     ),
+    "bos beyond the tokens": (
+        steps(vocab(lambda ids: None), change(bos_token_id=270)),
+        "22000",
+        "bos_token_id 270 is no token of the vocabulary",
+    ),
     "eos is a text": (
         steps(vocab(lambda ids: None), change(eos_token_id="</s>")),
         "22000",

@@ -169,6 +169,14 @@ def test_wide(db, loaded):  # noqa: F811
         )
         differences = db.execute("SELECT layer, unit FROM gpt2_model_diff('m', 'v')").fetchall()
     assert differences == [("mlp.c_proj", 7)]
+    with pytest.raises(psycopg.errors.FeatureNotSupported) as error:
+        db.execute(
+            """UPDATE gpt2.linear SET bias = bias + 1
+               WHERE block = 0 AND layer = 'mlp.c_proj' AND unit = 7 AND slice = 1"""
+        )
+    diag = error.value.diag
+    assert diag.message_primary == "only the first slice of a neuron has a bias"
+    assert diag.message_detail == "This is slice 1."
 
 
 def test_wide_in_float32(db, loaded):  # noqa: F811

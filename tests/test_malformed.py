@@ -191,6 +191,9 @@ WRONG = {
     "a long key twice": (raw("config.json", f'{{"{MEGABYTE}": 1, "{MEGABYTE}": 2}}'), "22P03", "is there twice"),
     "a byte order mark": (raw("config.json", "\ufeff{}"), "22P03", "begins with a byte order mark"),
     "a byte that is not UTF-8": (lambda d: (d / "config.json").write_bytes(b'{"a": "\xe9"}'), "22P03", "Byte 7, 0xe9"),
+    "n_embd is 0": (config(n_embd=0), "22000", "n_embd is not a positive integer: 0"),
+    "n_positions is a fraction": (config(n_positions=16.5), "22000", "n_positions is not a positive integer: 16.5"),
+    "vocab_size is a text": (config(vocab_size="260"), "22000", 'vocab_size is not a positive integer: "260"'),
     "n_layer is a long text": (config(n_layer=MEGABYTE), "22000", "n_layer is not a positive integer"),
     # generation_config.json
     "eos is an object": (of("generation_config.json", {"eos_token_id": {}}), "22000", "eos_token_id is not a token id: {}"),
@@ -206,6 +209,7 @@ WRONG = {
     "a tensor's name with NUL": (named_tensor("a\0"), "22P03", NOT_TEXT),
     "a tensor's name with half a pair": (named_tensor("a\ud800"), "22P03", NOT_TEXT),
     "a tensor's name with an escape": (named_tensor("\x1b[2J\x9b"), "0A000", r'"\u001b[2J\x9b"'),
+    "a tensor with and without transformer.": (named_tensor("wte.weight"), "22000", 'tensor "wte.weight" is there twice'),
     "an offset of -0": (lambda d: (d / WEIGHTS).write_bytes(file_of(b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[-0,0]}}')), "22P03", "offsets [-0.0, 0]"),
     "an offset of 10**100000": (lambda d: (d / WEIGHTS).write_bytes(file_of(b'{"a":{"dtype":"F32","shape":[%s],"data_offsets":[0,0]}}' % HUGE.encode())), "22P03", "A number has 100001 digits"),
     "an offset is NaN": (lambda d: (d / WEIGHTS).write_bytes(file_of(b'{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,0]}}')), "22P03", "NaN is not a number"),

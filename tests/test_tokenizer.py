@@ -485,6 +485,16 @@ def test_other_encoding(new_database, encoding):
         assert connection.execute("SELECT to_regnamespace('gpt2')").fetchone() == (None,)
 
 
+def test_byte_without_token(conn):
+    """No importer makes such a vocabulary; whoever edits gpt2.token can."""
+    with conn.transaction(force_rollback=True):
+        conn.execute("DELETE FROM gpt2.token WHERE tokenizer = 1 AND bytes = 'q'")
+        assert one(conn, "SELECT gpt2_tokenize('a')") == [64]
+        with pytest.raises(psycopg.errors.InvalidParameterValue) as error:
+            conn.execute("SELECT gpt2_tokenize('xqz')")
+    assert error.value.diag.message_primary == "the text has bytes that the vocabulary lacks"
+
+
 # ---- A model's vocabulary: the bundled model has the first 8,191 tokens, then <|endoftext|>
 
 

@@ -34,7 +34,7 @@ def extension_database(cluster: str) -> Iterator[psycopg.Connection]:
                 made.execute("SET client_min_messages = warning")
                 made.execute("CREATE EXTENSION gpt2 CASCADE")
                 if made.execute(
-                    "SELECT FROM pg_available_extensions WHERE name = 'plpython3u'"
+                    "SELECT name FROM pg_available_extensions WHERE name = 'plpython3u'"
                 ).fetchone():
                     made.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
                 yield made

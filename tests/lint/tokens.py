@@ -127,9 +127,10 @@ def own_names(statement: list[Token]) -> Iterator[tuple[str, int]]:
     """Names of this extension's objects (gpt2.x, gpt2._x, gpt2_x), and their lines.
 
     In strings only private ones: a message speaks of public ones, dynamic SQL uses others too.
+    Python's strings are in double quotes.
     """
     for i, token in enumerate(statement):
-        if token.kind == "string":
+        if token.kind == "string" or (token.kind == "quoted" and " " in token.text):
             for name in OWN.findall(token.text):
                 yield name, token.line
         elif token.text == "gpt2" or token.text.startswith("gpt2_"):
