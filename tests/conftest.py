@@ -102,6 +102,12 @@ def one(conn: psycopg.Connection, query: str, *arguments):
     return conn.execute(query, arguments).fetchone()[0]
 
 
+def has_icu(conn: psycopg.Connection) -> bool:
+    """Whether a database may have an ICU locale: the server was built with ICU, and is 15 or newer."""
+    known = "SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')"
+    return conn.info.server_version >= 150000 and one(conn, known)
+
+
 def number(conn: psycopg.Connection, name: str) -> int:
     """A model's id."""
     return one(conn, "SELECT model FROM gpt2.model WHERE name = %s", name)
