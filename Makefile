@@ -79,7 +79,7 @@ lint-sql: extensions
 # Which error messages no test triggers is asked where every test runs.
 MESSAGES = env PYTHONPATH=tests build/venv/bin/python -m messages
 HEARING = PYTHONPATH='$(CURDIR)/tests/hearing' GPT2_MESSAGES='$(CURDIR)/build/messages'
-.PHONY: test messages fuzz test-portable test-matrix test-bare test-oracle bench
+.PHONY: test messages fuzz test-portable test-matrix crash soak test-bare test-oracle bench
 test: extensions browser  ## set up what is missing, run every test
 	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) begin)
 	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
@@ -117,6 +117,13 @@ test-matrix: python  ## every test with each PostgreSQL that is supported: VERSI
 
 test-bare:  ## the README's commands in bare machines: as root, debootstrap and an hour
 	@tests/bare/run $(ARGS)
+
+crash: extensions  ## kill backends, clients and servers in the midst of what they do: KILLS=50 of each
+	@$(WITH_SERVER) env GPT2_CRASH_KILLS=$(or $(KILLS),50) build/venv/bin/python -m pytest -s \
+		tests/test_crash.py $(PYTEST_ARGS)
+
+soak: extensions  ## 16 sessions call everything, with cancels and timeouts: SOAK_MINUTES=30
+	@$(WITH_SERVER) env PYTHONPATH=tests build/venv/bin/python -m soak $(or $(SOAK_MINUTES),30)
 
 test-oracle: extensions  ## compare live with PyTorch and transformers (installs them)
 	@$(SETUP)/python oracle
