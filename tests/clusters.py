@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -100,14 +101,17 @@ class Cluster(PostgreSQLExecutor):
             if process.info["cwd"] == self.datadir
         ]
 
-    def kill_postmaster(self) -> None:
-        """Kills the postmaster, as a crash of the machine would, and waits until its backends,
-        which notice sooner or later, are gone. start() then recovers."""
+    def kill_postmaster(self, everything: bool = False) -> None:
+        """Kills the postmaster, and waits until its backends, which notice sooner or later, are
+        gone; everything: kills them too, as a crash of the machine would. start() then recovers."""
         locks = [
             Path(self.datadir) / "postmaster.pid",
             Path(self.unixsocketdir) / f".s.PGSQL.{self.port}.lock",
         ]
         os.kill(int(locks[0].read_text().split()[0]), signal.SIGKILL)
+        for process in self.processes() if everything else []:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         end = time.monotonic() + PATIENCE
         while self.processes():
             assert time.monotonic() < end, "backends outlive their postmaster"

@@ -9,11 +9,9 @@ import os
 import secrets
 from collections.abc import Iterator
 
-import numpy as np
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
-from oracle.checkpoints import SHAPES, write_checkpoint
 from oracle.tokenizer import tokenizer
 from psycopg.conninfo import make_conninfo
 from tokenizers import ByteLevelBPETokenizer
@@ -41,8 +39,8 @@ def cluster() -> str:
 def new_database(cluster: str) -> Iterator:
     """Makes databases, and drops them when the session ends: new_database(options, holds) -> URI.
 
-    options: of CREATE DATABASE; holds: 'extension', or 'demo', which has the bundled model too; by
-    default it is empty.
+    options: of CREATE DATABASE; holds: what it is a copy of, one of databases.KINDS: 'extension',
+    'demo', which has the bundled model too, or 'shapes'; by default it is empty.
     """
     made: list[str] = []
     with psycopg.connect(cluster, autocommit=True) as admin:
@@ -137,19 +135,11 @@ def demo(demo_dsn: str) -> Iterator[psycopg.Connection]:
 
 
 @pytest.fixture(scope="session")
-def shapes(new_database, tmp_path_factory) -> Iterator[psycopg.Connection]:
+def shapes(new_database) -> Iterator[psycopg.Connection]:
     """A connection to a database with a model of each of oracle.checkpoints' shapes, by name."""
-    seeds = np.load(ROOT / "tests" / "oracle" / "fixtures.npz")
-    uri = new_database(holds="extension")
-    with psycopg.connect(uri, autocommit=True) as connection:
+    with psycopg.connect(new_database(holds="shapes"), autocommit=True) as connection:
         # as every public function sets it: some tests call what lies below them
         connection.execute("SET jit = off")
-        for name, shape in SHAPES.items():
-            load_model(
-                uri,
-                write_checkpoint(tmp_path_factory.mktemp(name), shape, int(seeds[f"{name}/seed"])),
-                name,
-            )
         yield connection
 
 

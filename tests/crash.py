@@ -2,8 +2,8 @@
 server, its files and its other models are after recovery.
 
 A trial has a database of its own, a copy of one with four models: 'demo', a variant of it, 'spare'
-and 'small'. The operation runs in another process, psql or gpt2-loader; one of three is killed with
-SIGKILL: its backend, itself, or the postmaster.
+and 'small'. The operation runs in another process, psql or gpt2-loader; one of four is killed with
+SIGKILL: its backend, itself, the postmaster, or all of the server's processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from clusters import OWNER, PATIENCE, Cluster
 from databases import DEMO, create_demo, load_model
 from leftovers import assert_nothing_left
 
-VICTIMS = ("backend", "client", "postmaster")
+VICTIMS = ("backend", "client", "postmaster", "all of the server")
 #: by name: the SQL, or the arguments of gpt2-loader load
 OPERATIONS = {
     "load, client": ["{model}", "--name", "new"],
@@ -207,7 +207,7 @@ class Victims:
             elif victim == "client":
                 client.kill()
             else:
-                self.cluster.kill_postmaster()
+                self.cluster.kill_postmaster(everything=victim == "all of the server")
                 self.cluster.start()
         client.wait(PATIENCE)
         until(self.answers, "recovery")
@@ -255,12 +255,12 @@ class Victims:
 def table(outcomes: dict[tuple[str, str], Outcome], seconds: dict[str, float]) -> str:
     """A row an operation and victim."""
     lines = [
-        "operation         seconds  victim      kills  whole  absent  ended before",
-        "--------------    -------  ----------  -----  -----  ------  ------------",
+        "operation         seconds  victim             kills  whole  absent  ended before",
+        "--------------    -------  -----------------  -----  -----  ------  ------------",
     ]
     for (operation, victim), of in outcomes.items():
         lines.append(
-            f"{operation:16} {seconds[operation]:8.2f}  {victim:10} {of.kills:6} {of.whole:6}"
+            f"{operation:16} {seconds[operation]:8.2f}  {victim:17} {of.kills:6} {of.whole:6}"
             f" {of.absent:7} {of.missed:13}"
         )
     return "\n".join(lines)

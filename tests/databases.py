@@ -1,4 +1,4 @@
-"""Databases to copy: with the extension, and with the bundled model as 'demo' too.
+"""Databases to copy: with the extension; with the bundled model as 'demo' too; with other models.
 
 A copy takes 0.4 s, where CREATE EXTENSION takes 2.7 s and the import as much again. A cluster has
 one template of a kind: whoever needs it first makes it, and those who come meanwhile, pytest-xdist's
@@ -10,13 +10,18 @@ process, and drop it at the end; hence only its janitor.)
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import psycopg
+from oracle import checkpoints
+from oracle.checkpoints import SHAPES, write_checkpoint
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pytest_postgresql.janitor import DatabaseJanitor
 
 ROOT = Path(__file__).parent.parent
+FIXTURES = ROOT / "tests" / "oracle" / "fixtures.npz"
 DEMO = ROOT / "loader" / "gpt2_loader" / "models" / "demo"
 #: of pg_advisory_lock, "gpt2": held while a template is looked for and made
 LOCK = 0x67707432
@@ -41,13 +46,28 @@ def create_demo(uri: str) -> None:
     load_model(uri, DEMO, "demo")
 
 
+def create_shapes(uri: str) -> None:
+    """A model of each of oracle.checkpoints' shapes, by name."""
+    seeds = np.load(FIXTURES)
+    create_extension(uri)
+    for name, shape in SHAPES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            write_checkpoint(Path(folder), shape, int(seeds[f"{name}/seed"]))
+            load_model(uri, Path(folder), name)
+
+
 #: by what a database holds, how it comes in
-KINDS = {"extension": create_extension, "demo": create_demo}
+KINDS = {"extension": create_extension, "demo": create_demo, "shapes": create_shapes}
 
 
 def _made_from(admin: psycopg.Connection) -> str:
-    """A hash of the extension's scripts, the importer with the model, and pgvector's version."""
-    files = [*(ROOT / "build").glob("gpt2*"), *(ROOT / "loader" / "gpt2_loader").rglob("*")]
+    """A hash of the extension's scripts, the importer with the model, the checkpoints, and pgvector's
+    version."""
+    files = [
+        *(ROOT / "build").glob("gpt2*"),
+        *(ROOT / "loader" / "gpt2_loader").rglob("*"),
+        *(Path(__file__), Path(checkpoints.__file__), FIXTURES),
+    ]
     digest = hashlib.sha256()
     for file in sorted(files):
         if file.is_file() and file.suffix != ".pyc":

@@ -241,10 +241,13 @@ def latencies(folder: Path) -> dict[str, Latency]:
     """By script, from pgbench's logs: session, number, microseconds or 'failed', script, ..."""
     names = list(SCRIPTS)
     found = {name: Latency() for name in names}
+    warm: set[str] = set()
     for log in folder.glob("log.*"):
         for line in log.read_text().splitlines():
-            _, number, microseconds, script, *_ = line.split()
-            if number == "0":  # with the session's other first calls
+            client, _, microseconds, script, *_ = line.split()
+            if client not in warm:  # its first call, with one of each function after it
+                if microseconds.isdigit():
+                    warm.add(client)
                 continue
             if microseconds.isdigit():
                 found[names[int(script)]].milliseconds.append(int(microseconds) / 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -11,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 
 import databases
 
-MADE = "SELECT oid, datname FROM pg_database WHERE datname ~ '^gpt2_template_extension'"
+MADE = "SELECT oid, datname FROM pg_database WHERE datname ~ '^gpt2_template_test'"
 
 
 def test_cluster_of_its_own(cluster, new_cluster):
@@ -39,32 +40,50 @@ def test_cluster_of_its_own(cluster, new_cluster):
     assert not primary.processes() and not standby.processes()
 
 
-def test_one_template(cluster):
-    """Many who need a template at once get one, and all of them the same."""
+@pytest.fixture
+def kind(cluster, monkeypatch) -> Iterator[str]:
+    """A kind of template that no other test uses: its databases have a table."""
+
+    def create(uri: str) -> None:
+        with psycopg.connect(uri, autocommit=True) as connection:
+            connection.execute("CREATE TABLE made AS SELECT 1 AS number")
+
+    monkeypatch.setitem(databases.KINDS, "test", create)
+    yield "test"
     with psycopg.connect(cluster, autocommit=True) as admin:
-        name = databases.template(cluster, "extension")
-        admin.execute(f"ALTER DATABASE {name} RENAME TO gpt2_template_extension_old")
+        for _, name in admin.execute(MADE).fetchall():
+            admin.execute(f"ALTER DATABASE {name} IS_TEMPLATE false")
+            admin.execute(f"DROP DATABASE {name}")
+
+
+def test_one_template(cluster, kind):
+    """Many who need a template at once get one, and that of other scripts is gone."""
+    with psycopg.connect(cluster, autocommit=True) as admin:
+        old = databases.template(cluster, kind)
+        admin.execute(f"ALTER DATABASE {old} RENAME TO gpt2_template_test_old")
         with ThreadPoolExecutor() as pool:
-            names = list(pool.map(databases.template, [cluster] * 3, ["extension"] * 3))
-        assert names == [name] * 3
-        # that of other scripts is gone
-        assert [made for _, made in admin.execute(MADE)] == [name]
+            names = list(pool.map(databases.template, [cluster] * 3, [kind] * 3))
+        assert names == [old] * 3
+        [(oid, name)] = admin.execute(MADE).fetchall()
+        assert name == old
+        assert databases.template(cluster, kind) == old
+        assert admin.execute(MADE).fetchall() == [(oid, old)]
 
 
-def test_half_made_template(cluster, monkeypatch):
-    """One whose making failed is made anew."""
+def test_half_made_template(cluster, kind, monkeypatch):
+    """One whose making failed is not copied, and is made anew."""
+    create = databases.KINDS[kind]
 
     def fail(uri: str) -> None:
-        databases.create_extension(uri)
+        create(uri)
         raise OSError
 
-    name = databases.template(cluster, "extension")
     with psycopg.connect(cluster, autocommit=True) as admin:
-        admin.execute(f"ALTER DATABASE {name} RENAME TO gpt2_template_extension_old")
         with monkeypatch.context() as patched, pytest.raises(OSError):
-            patched.setitem(databases.KINDS, "extension", fail)
-            databases.template(cluster, "extension")
-        assert [made for _, made in admin.execute(MADE)] == ["gpt2_template_extension_new"]
-        assert databases.template(cluster, "extension") == name
-        with psycopg.connect(make_conninfo(cluster, dbname=name)) as copied:
-            assert one(copied, "SELECT count(*) FROM gpt2_models()") == 0
+            patched.setitem(databases.KINDS, kind, fail)
+            databases.template(cluster, kind)
+        assert [name for _, name in admin.execute(MADE)] == ["gpt2_template_test_new"]
+        name = databases.template(cluster, kind)
+        assert [made for _, made in admin.execute(MADE)] == [name]
+    with psycopg.connect(make_conninfo(cluster, dbname=name)) as made:
+        assert one(made, "SELECT number FROM made") == 1
