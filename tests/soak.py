@@ -129,7 +129,9 @@ DECLARE
 BEGIN
     EXECUTE statement;
     IF current_setting('application_name') <> '{WARM}' THEN
-        FOR call IN SELECT w.call FROM warming AS w LOOP
+        -- what waits for others, and makes them wait until the end of this, comes last
+        FOR call IN SELECT w.call FROM warming AS w
+                    ORDER BY w.call ~ ':client_id|gpt2_default_model' LOOP
             EXECUTE replace(call, ':client_id', pg_backend_pid()::text);
         END LOOP;
         PERFORM set_config('application_name', '{WARM}', false);
@@ -143,12 +145,12 @@ SELECT proname FROM pg_proc
 WHERE proname ~ '^gpt2_' AND pronamespace = 'public'::regnamespace"""
 SESSIONS = "SELECT pid FROM pg_stat_activity WHERE datname = 'soak'"
 WARM_SESSIONS = f"{SESSIONS} AND application_name = '{WARM}'"
-#: a statement that has begun its work, by chance
+#: a statement at work, by chance: those that wait for a lock would never get it
 CANCEL = f"""
 SELECT pg_cancel_backend(pid)
 FROM (SELECT pid FROM pg_stat_activity
       WHERE application_name = '{WARM}' AND state = 'active' AND query LIKE 'SELECT soak%'
-        AND clock_timestamp() - query_start > '50 ms'
+        AND wait_event_type IS DISTINCT FROM 'Lock' AND clock_timestamp() - query_start > '50 ms'
       ORDER BY random() LIMIT 1) AS chosen"""
 IDLE = """
 SELECT query FROM pg_stat_activity
