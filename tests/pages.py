@@ -2,6 +2,7 @@
 
     python3 tests/pages.py README.md [OLD NEW]...    prints them as a script
 
+Blocks marked `sh` are typed; those marked `shell` are shown only, as what they do takes hours.
 Each NEW takes the place of an OLD: what stands for something of the reader's own, such as the
 path of a model, or what cannot be done where the script is run. Needs the standard library only,
 as tests/bare/run calls it on a machine where nothing is installed.

@@ -35,8 +35,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     LOCK TABLE gpt2.model IN SHARE ROW EXCLUSIVE MODE;
-    -- so that an update of a view, which is one of a table for each of its rows, asks once; whatever
-    -- gives the lock back, as ROLLBACK TO, takes this back too
+    -- so that an update of a view, which is one of a table for each of its rows, asks once;
+    -- whatever gives the lock back, as ROLLBACK TO, takes this back too
     PERFORM set_config('gpt2.locked', 'on', true);
     RETURN NULL;
 END;
