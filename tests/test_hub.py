@@ -12,9 +12,12 @@ import subprocess
 import sys
 import termios
 import threading
+from types import SimpleNamespace
 
+import gpt2_loader.hub
 import huggingface_hub
 import pytest
+from gpt2_loader.errors import LoadError
 from hub import CONVERTER, Hub, sha256
 from oracle.checkpoints import write_checkpoint
 from oracle.checkpoints import write_vocabulary as write_own
@@ -495,6 +498,38 @@ def test_only_pytorch(hub, load, pickled):
         "save_pretrained",
     )
     assert hub.fetched() == set()
+
+
+def test_no_weights_at_all(hub, load, pickled):
+    (pickled.revisions["main"] / "pytorch_model.bin").unlink()
+    check_error(
+        load(ID),
+        f'"{ID}" on the hub has no model.safetensors',
+        "DETAIL: It has no model.safetensors.index.json either. Nothing was fetched.",
+    )
+
+
+def test_cache_that_cannot_be_written(hub, load, model):
+    hub.add(ID, model)
+    check_error(
+        load(ID, HF_HUB_CACHE="/dev/null/cache"),
+        'could not write to the hub\'s cache, "/dev/null/cache"',
+        "DETAIL: Not a directory.",
+    )
+
+
+def test_another_commit_comes(model, monkeypatch):
+    """The hub has changed between its answer and the download."""
+    files = [SimpleNamespace(rfilename=path.name) for path in model.iterdir()]
+    repository = SimpleNamespace(sha="a" * 40, siblings=files)
+    for name, given in {
+        "hf_hub_download": model / "config.json",
+        "snapshot_download": model,
+    }.items():
+        monkeypatch.setattr(huggingface_hub, name, lambda *_, given=given, **__: str(given))
+    with pytest.raises(LoadError, match=f'the download of "{ID}" is not whole') as error:
+        gpt2_loader.hub._download(ID, None, repository)
+    assert "a" * 40 in error.value.detail
 
 
 @pytest.mark.parametrize("author", [CONVERTER, "somebody"])
