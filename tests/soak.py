@@ -72,6 +72,7 @@ SCRIPTS = {
         SELECT gpt2_drop_model('new:client_id')""",
     "gpt2_embed": "SELECT gpt2_embed(repeat(' role', :n))",
     "gpt2_embeddings": "SELECT gpt2_embeddings(array_fill(:n, '{20}'))",
+    "gpt2_fingerprint": "SELECT gpt2_fingerprint()",
     "gpt2_forward": "SELECT gpt2_forward(array_fill(:n, '{20}'))",
     "gpt2_generate": "SELECT gpt2_generate(repeat(' table', :n), 12, temperature => 1)",
     "gpt2_head_summary": "SELECT * FROM gpt2_head_summary(repeat(' table', :n))",

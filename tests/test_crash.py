@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from conftest import one
 
 import crash
 from clusters import OWNER
@@ -32,6 +33,11 @@ def victims(new_cluster) -> Iterator[crash.Victims]:
         shutil.chown(folder, OWNER)
         patched.setenv("TMPDIR", folder)
         cluster = new_cluster()
+        with psycopg.connect(cluster.dsn()) as connection:
+            if not one(
+                connection, "SELECT count(*) FROM pg_available_extensions WHERE name = 'plpython3u'"
+            ):
+                pytest.skip("the server has no PL/Python")
         yield crash.Victims(cluster)
         cluster.remove()
 
