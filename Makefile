@@ -79,7 +79,7 @@ lint-sql: extensions
 # Which error messages no test triggers is asked where every test runs.
 MESSAGES = env PYTHONPATH=tests build/venv/bin/python -m messages
 HEARING = PYTHONPATH='$(CURDIR)/tests/hearing' GPT2_MESSAGES='$(CURDIR)/build/messages'
-.PHONY: test messages fuzz test-portable test-matrix crash soak test-bare test-oracle bench
+.PHONY: test messages fuzz attack test-portable test-matrix crash soak test-bare test-oracle bench
 test: extensions browser  ## set up what is missing, run every test
 	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) begin)
 	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
@@ -118,9 +118,16 @@ test-matrix: python  ## every test with each PostgreSQL that is supported: VERSI
 test-bare:  ## the README's commands in bare machines: as root, debootstrap and an hour
 	@tests/bare/run $(ARGS)
 
+# One file a process: the kills keep one busy, the calls another.
+attack: extensions  ## short forms of fuzz, crash and soak, in some minutes
+	@$(WITH_SERVER) env GPT2_FILES=10000 GPT2_CALLS=2000 build/venv/bin/python -m pytest -n auto \
+		--maxprocesses 4 --dist loadfile -m 'not oracle and not long' $(PYTEST_ARGS) \
+		tests/test_crash.py tests/test_arguments.py tests/test_fuzz.py
+	@$(SUBMAKE) soak SOAK_MINUTES=2
+
 crash: extensions  ## kill backends, clients and servers in the midst of what they do: KILLS=50 of each
 	@$(WITH_SERVER) env GPT2_CRASH_KILLS=$(or $(KILLS),50) build/venv/bin/python -m pytest -s \
-		tests/test_crash.py $(PYTEST_ARGS)
+		-m attack tests/test_crash.py $(PYTEST_ARGS)
 
 soak: extensions  ## 16 sessions call everything, with cancels and timeouts: SOAK_MINUTES=30
 	@$(WITH_SERVER) env PYTHONPATH=tests build/venv/bin/python -m soak $(or $(SOAK_MINUTES),30)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_extension import READERS, WRITERS
 
-N_CALLS = int(os.environ.get("GPT2_CALLS", "2000"))
+N_CALLS = int(os.environ.get("GPT2_CALLS", "300"))
 SEED = int(os.environ.get("GPT2_SEED", "1"))
 
 

@@ -1,7 +1,6 @@
 """Kills: after recovery a model is whole or absent, and nothing is left (crash.py).
 
-GPT2_CRASH_KILLS says how many of each operation and victim, 1 by default; `make crash` has 50, and
-shows a table.
+GPT2_CRASH_KILLS says how many of each operation and victim: `make attack` has 1, `make crash` 50.
 """
 
 from __future__ import annotations
@@ -83,6 +82,7 @@ def test_what_is_left_is_seen(victims):
         nothing_left()
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("victim", crash.VICTIMS)
 @pytest.mark.parametrize("operation", crash.OPERATIONS)
 def test_whole_or_absent(victims, outcomes, operation, victim):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,8 +16,8 @@ from conftest import ROOT
 from gpt2_loader import checkpoint, client, files, safetensors_header, vocabulary
 from test_loader import entry, file_of
 
-#: forty seconds on two cores
-N_FILES = 10_000
+#: `make attack` has more
+N_FILES = int(os.environ.get("GPT2_FILES", "400"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -254,6 +254,7 @@ CALLS = [
     "SELECT gpt2_embed('The x', 'max')",
     "SELECT gpt2_similarity('The x', 'x', 'weighted')",
     "SELECT * FROM gpt2_model_diff('demo', 'demo')",
+    "SELECT gpt2_fingerprint('demo')",
 ]
 SESSIONS = {
     "strings": [*(f'SET "{name}" = "{value}"' for name, value in STRANGE.items())],

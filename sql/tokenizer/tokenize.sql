@@ -98,12 +98,13 @@ CREATE FUNCTION gpt2_tokens(
 ) RETURNS TABLE ("position" int, token int, piece text)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 100
 BEGIN ATOMIC
-    SELECT t.n::int - 1, t.token,
-           gpt2._detokenize(ARRAY[t.token], v.tokenizer, v.n_token)
+    SELECT t.n::int - 1, t.token, gpt2._utf8(b.bytes)
     FROM gpt2._chosen_vocabulary(gpt2_tokens.model) AS v
     CROSS JOIN LATERAL unnest(
         gpt2._tokenize(gpt2_tokens.text, v.tokenizer, v.n_token, special_tokens))
-        WITH ORDINALITY AS t (token, n);
+        WITH ORDINALITY AS t (token, n)
+    LEFT JOIN gpt2.token AS b ON b.tokenizer = v.tokenizer AND b.token = t.token
+    ORDER BY t.n;
 END;
 COMMENT ON FUNCTION gpt2_tokens IS
     'tokens of a text, a row each: position from 0, id, and the text it stands for';
