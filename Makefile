@@ -26,6 +26,9 @@ override PYTHON := $(PYTHON)
 export PYTHON
 endif
 
+# what is in tests/ and no test: $(TOOL) bench
+TOOL = env PYTHONPATH=tests build/venv/bin/python -m
+
 ##@ See it work
 .PHONY: help demo tour psql load verify need-model
 help:  ## this table
@@ -53,8 +56,8 @@ export MODEL
 verify: need-model extensions  ## published figures beside ours: MODEL=openai-community/gpt2
 	@$(SETUP)/database
 	@dsn=$$($(SETUP)/cluster dsn) && \
-		{ build/venv/bin/gpt2-loader load "$$MODEL" --name verified --replace --dsn "$$dsn" && \
-		PYTHONPATH=tests build/venv/bin/python -m verify "$$dsn" verified; }
+		build/venv/bin/gpt2-loader load "$$MODEL" --name verified --replace --dsn "$$dsn" && \
+		$(TOOL) verify "$$dsn" verified
 
 need-model:
 	@: "$${MODEL:?is missing: make load MODEL=<directory or Hugging Face hub id>}"
@@ -74,10 +77,10 @@ lint-shell:
 	@"$$($(SETUP)/shellcheck)" --external-sources --source-path=SCRIPTDIR --exclude=SC2016 $(SHELL_SCRIPTS)
 
 lint-sql: extensions
-	@$(WITH_SERVER) env PYTHONPATH=tests build/venv/bin/python -m lint $(if $(FIGURES),--figures)
+	@$(WITH_SERVER) $(TOOL) lint $(if $(FIGURES),--figures)
 
 # Which error messages no test triggers is asked where every test runs.
-MESSAGES = env PYTHONPATH=tests build/venv/bin/python -m messages
+MESSAGES = $(TOOL) messages
 HEARING = PYTHONPATH='$(CURDIR)/tests/hearing' GPT2_MESSAGES='$(CURDIR)/build/messages'
 .PHONY: test messages fuzz attack test-portable test-matrix crash soak test-bare test-oracle bench
 test: extensions browser  ## set up what is missing, run every test
@@ -95,17 +98,16 @@ messages: extensions  ## every error message, and whether the last `make test` t
 FILES ?= 200000
 CALLS ?= 100000
 SEED ?= 1
-FUZZ = env PYTHONPATH=tests build/venv/bin/python -m
 fuzz: extensions  ## broken model files and odd calls: FILES=200000 CALLS=100000 SEED=1, an hour or two
 	@status=0; \
-		$(FUZZ) fuzz --files $(FILES) --seed $(SEED) --keep build/fuzz || status=1; \
-		$(WITH_SERVER) $(FUZZ) arguments --calls $(CALLS) --seed $(SEED) || status=1; \
+		$(TOOL) fuzz --files $(FILES) --seed $(SEED) --keep build/fuzz || status=1; \
+		$(WITH_SERVER) $(TOOL) arguments --calls $(CALLS) --seed $(SEED) || status=1; \
 		exit $$status
 
 # files that compare no number which a model computes
-WITHOUT_NUMBERS := arguments bench clusters commands crash dump edition extension fuzz hostile hub \
-	lint loader loader_cli long_words malformed matrix messages pattern plpython replication rights \
-	concurrency sessions standby tokenizer upgrade
+WITHOUT_NUMBERS := arguments bench clusters commands concurrency crash dump edition extension fuzz \
+	hostile hub lint loader loader_cli long_words malformed matrix messages pattern plpython \
+	replication rights sessions standby tokenizer upgrade
 test-portable: extensions  ## the tests of numbers, on a server whose pgvector is compiled otherwise
 	@pg_config=$$($(SETUP)/portable) && $(SUBMAKE) test PG_CONFIG="$$pg_config" \
 		PYTEST_ARGS='$(WITHOUT_NUMBERS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)'
@@ -130,14 +132,14 @@ crash: extensions  ## kill backends, clients and servers in the midst of what th
 		-m attack tests/test_crash.py $(PYTEST_ARGS)
 
 soak: extensions  ## 16 sessions call everything, with cancels and timeouts: SOAK_MINUTES=30
-	@$(WITH_SERVER) env PYTHONPATH=tests build/venv/bin/python -m soak $(or $(SOAK_MINUTES),30)
+	@$(WITH_SERVER) $(TOOL) soak $(or $(SOAK_MINUTES),30)
 
 test-oracle: extensions  ## compare live with PyTorch and transformers (installs them)
 	@$(SETUP)/python oracle
 	@$(WITH_SERVER) build/venv/bin/python -m pytest -m oracle $(PYTEST_ARGS)
 
 BENCH_ARGS = $(if $(QUICK),--quick) $(if $(AGAINST),--against "$(AGAINST)")
-BENCH = env PYTHONPATH=tests build/venv/bin/python -m bench
+BENCH = $(TOOL) bench
 bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: in short; AGAINST=COMMIT
 	@$(SETUP)/python oracle
 	@$(WITH_SERVER) $(BENCH) $(BENCH_ARGS) --prepare

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psycopg
 from oracle.checkpoints import SHAPES, write_checkpoint
+from tables import aligned
 
 from clusters import OWNER, PATIENCE, Cluster
 from databases import DEMO, create_demo, load_model
@@ -254,13 +255,10 @@ class Victims:
 
 def table(outcomes: dict[tuple[str, str], Outcome], seconds: dict[str, float]) -> str:
     """A row an operation and victim."""
-    lines = [
-        "operation         seconds  victim             kills  whole  absent  ended before",
-        "--------------    -------  -----------------  -----  -----  ------  ------------",
+    head = ("operation", "seconds", "victim", "kills", "whole", "absent", "ended before")
+    rows = [
+        (operation, f"{seconds[operation]:.2f}", victim)
+        + tuple(map(str, (of.kills, of.whole, of.absent, of.missed)))
+        for (operation, victim), of in outcomes.items()
     ]
-    for (operation, victim), of in outcomes.items():
-        lines.append(
-            f"{operation:16} {seconds[operation]:8.2f}  {victim:17} {of.kills:6} {of.whole:6}"
-            f" {of.absent:7} {of.missed:13}"
-        )
-    return "\n".join(lines)
+    return aligned([head, *rows], right=(1, 3, 4, 5, 6))

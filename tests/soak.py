@@ -30,6 +30,7 @@ import psutil
 import psycopg
 import typer
 from oracle.checkpoints import SHAPES, write_checkpoint
+from tables import aligned
 
 from clusters import OWNER, Cluster
 from databases import DEMO, create_demo, load_model
@@ -261,17 +262,14 @@ def latencies(folder: Path) -> dict[str, Latency]:
 
 def table(found: dict[str, Latency]) -> str:
     """A row a function, in milliseconds."""
-    lines = [
-        f"{'function':30} {'calls':>6} {'cancelled':>9} {'p50':>8} {'p95':>8} {'p99':>8} {'max':>8}"
-    ]
+    rows = [("function", "calls", "cancelled", "p50", "p95", "p99", "max")]
     for name, of in found.items():
-        row = f"{name:30} {len(of.milliseconds):6} {of.cancelled:9}"
+        figures = [""] * 4
         if len(of.milliseconds) > 1:
             cut = quantiles(of.milliseconds, n=100, method="inclusive")
-            figures = [cut[49], cut[94], cut[98], max(of.milliseconds)]
-            row += "".join(f" {figure:8.0f}" for figure in figures)
-        lines.append(row)
-    return "\n".join(lines)
+            figures = [f"{x:.0f}" for x in (cut[49], cut[94], cut[98], max(of.milliseconds))]
+        rows.append((name, str(len(of.milliseconds)), str(of.cancelled), *figures))
+    return aligned(rows, right=(1, 2, 3, 4, 5, 6))
 
 
 def thirds(memory: dict[int, list[float]]) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 
 import psycopg
@@ -11,6 +10,7 @@ import pytest
 from conftest import DEMO, ROOT, load_model, one
 from hostile import traps
 from psycopg import errors
+from test_sessions import PLAIN, psql
 
 SCRIPT = ROOT / "build" / "gpt2.sql"  # what both ways of installing execute
 
@@ -54,16 +54,6 @@ def hostile(new_database) -> Iterator[tuple[psycopg.Connection, str]]:
 def sprung(connection: psycopg.Connection) -> int:
     """How often a trap was called, whatever was rolled back since."""
     return one(connection, "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM sprung")
-
-
-def plain(uri: str) -> subprocess.CompletedProcess:
-    """Runs the plain script in psql."""
-    return subprocess.run(
-        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(SCRIPT), uri],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 def set_traps(connection: psycopg.Connection) -> int:
@@ -155,7 +145,7 @@ def test_one_name_trapped(new_database, named, way):
                 connection.execute("CREATE EXTENSION gpt2")
             told = f"{raised.value.diag.message_detail}\n{raised.value.diag.message_hint}"
         else:
-            script = plain(uri)
+            script = psql(uri, PLAIN)
             assert script.returncode != 0
             told = script.stderr
         kind = named.split()[0]

@@ -3,8 +3,8 @@
 Each has a database of one server, made by its own plain script, with the models that its own
 loader makes of one checkpoint. Only the public functions are called, so that what lies below may
 differ. What counts is the CPU time of the backend (Linux's /proc/PID/schedstat, to the
-nanosecond): the wall clock of a busy machine swings by more than a version differs. It is the least of some
-rounds, in which the two take turns: whatever disturbs a run makes it longer.
+nanosecond): the wall clock of a busy machine swings by more than a version differs. It is the
+least of some rounds, in which the two take turns: whatever disturbs a run makes it longer.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from pathlib import Path
 
 import psycopg
 from psycopg.conninfo import make_conninfo
+from tables import aligned
 
 from bench import database, texts
 from bench.memory import watch
-from bench.report import aligned, figure
+from bench.report import figure
 from bench.samples import progress, seconds
 
 FOLDER = database.ROOT / "build" / "against"
 ROUNDS = 7
-NEVER_DRAWN = " table"  # one token, whose repetition makes a prompt of a known length
+WORD = " table"  # one token, whose repetition makes a prompt of a known length
 
 
 class Version:
@@ -101,7 +102,7 @@ def cpu(connection: psycopg.Connection, query: str, parameters: dict | None = No
 
 def repeated(n: int) -> str:
     """A prompt of n tokens."""
-    return NEVER_DRAWN * n
+    return WORD * n
 
 
 def store(connection: psycopg.Connection, model: str, n: int) -> str:
