@@ -277,7 +277,9 @@ LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 256
 --@include ../model/settings.sql
 BEGIN ATOMIC
     SELECT s.step, c.beam, c.parent, c.token,
-           gpt2._utf8(t.bytes), c.logprob, c.cumulative, c.kept, c.finished
+           (SELECT gpt2._utf8(t.bytes) FROM gpt2.token AS t
+            WHERE t.tokenizer = (s.m).tokenizer AND t.token = c.token),
+           c.logprob, c.cumulative, c.kept, c.finished
     FROM gpt2._search_prompt(
         gpt2._prompt(prompt, input_ids, special_tokens, truncate), max_tokens, beams,
         length_penalty,
@@ -289,7 +291,6 @@ BEGIN ATOMIC
             0, NULL)::gpt2._options,
         prefix, gpt2_beam.steer, gpt2_beam.patch, gpt2_beam.model) AS s
     CROSS JOIN LATERAL unnest(s.candidates) AS c
-    LEFT JOIN gpt2.token AS t ON t.tokenizer = (s.m).tokenizer AND t.token = c.token
     ORDER BY s.step, c.beam;
 END;
 COMMENT ON FUNCTION gpt2_beam IS 'all that a beam search looks at, step by step';

@@ -32,10 +32,13 @@ BEGIN ATOMIC
                           steer => i.steer)).y[i.n_prompt] AS y
         FROM input AS i
     )
-    SELECT d.rank, d.token, gpt2._utf8(t.bytes), d.logit, d.probability
+    -- looked up one by one: ten are cheap, a join might go through the whole vocabulary
+    SELECT d.rank, d.token,
+           (SELECT gpt2._utf8(t.bytes) FROM gpt2.token AS t
+            WHERE t.tokenizer = (c.m).tokenizer AND t.token = d.token),
+           d.logit, d.probability
     FROM read AS c
     CROSS JOIN LATERAL gpt2._distribution(c.y, c.m, c.sampler, c.tokens, c.n_prompt) AS d
-    LEFT JOIN gpt2.token AS t ON t.tokenizer = (c.m).tokenizer AND t.token = d.token
     ORDER BY d.rank;
 END;
 COMMENT ON FUNCTION gpt2_next_token IS
