@@ -98,6 +98,7 @@ READS = [
     "SELECT gpt2_generate('a', 2, model => {m})",
     "SELECT * FROM gpt2_stream('a', 2, model => {m})",
     "SELECT * FROM gpt2_complete('a', 2, model => {m})",
+    "SELECT gpt2_completions(jsonb_build_object('prompt', 'a', 'max_tokens', 2, 'model', {m}))",
     "SELECT * FROM gpt2_beam('a', 2, 2, model => {m})",
     "SELECT gpt2_beam_search('a', 2, 2, model => {m})",
     "SELECT gpt2_prefix('a', {m})",

@@ -59,6 +59,8 @@ SCRIPTS = {
     "gpt2_classify": "SELECT gpt2_classify(repeat(' page', :n), '{\" bytes\",\" rows\"}')",
     "gpt2_complete": """SELECT * FROM gpt2_complete(
         repeat(' page', :n), 6, n => 2, temperature => 1, seed => :n)""",
+    "gpt2_completions": """SELECT gpt2_completions(jsonb_build_object(
+        'prompt', repeat(' page', :n), 'max_tokens', 4, 'n', 2, 'logprobs', 1, 'echo', true))""",
     "gpt2_create_variant": """SELECT gpt2_create_variant('new:client_id', 'demo');
         UPDATE gpt2.linear SET bias = bias + 1 FROM gpt2.model AS m
         WHERE m.model = linear.model AND m.name = 'new:client_id'

@@ -227,6 +227,7 @@ CALLS = [
     "SELECT gpt2_generate('The', 4, 1, seed => 3, logit_bias => '{\" row\": 0.25, \"5\": false}')",
     "SELECT * FROM gpt2_stream('The', 4, 1, seed => 3, min_p => 0.01)",
     "SELECT * FROM gpt2_complete('The', 3, 2, 1, seed => 3, choices => '{\" né\",\" row\"}')",
+    'SELECT gpt2_completions(\'{"prompt": "The", "seed": 3, "logprobs": 2}\') -> \'choices\'',
     "SELECT * FROM gpt2_beam('The', 2, 2)",
     "SELECT gpt2_beam_search('The', 3, 2)",
     "SELECT gpt2_prefix('The x')",

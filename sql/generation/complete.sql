@@ -19,21 +19,20 @@ COMMENT ON FUNCTION gpt2._check_n IS
     'true, or an error where there cannot be so many completions from this seed on';
 
 
-CREATE FUNCTION gpt2._complete(
+CREATE FUNCTION gpt2._choices(
     prompt gpt2._prompt, max_tokens int, n int, o gpt2._options, random_seed bigint,
-    prefix gpt2.prefix, steer gpt2.steering[], patch gpt2.activation[], echo boolean, model text
+    prefix gpt2.prefix, steer gpt2.steering[], patch gpt2.activation[], model text
 ) RETURNS TABLE (
-    choice int, text text, tokens int[], logprobs float8[], finish_reason text, prompt_tokens int,
-    completion_tokens int
+    choice int, m gpt2.model, start gpt2._context, n_prompt int, bounds gpt2._bounds,
+    context gpt2._context, finish_reason text
 )
-LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 1
---@include ../model/settings.sql
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     WITH request AS (
         SELECT r.*
         FROM gpt2._request(
-            prompt, max_tokens, o, coalesce((o).seed, random_seed), prefix, _complete.steer,
-            _complete.patch, _complete.model, true) AS r
+            prompt, max_tokens, o, coalesce((o).seed, random_seed), prefix, _choices.steer,
+            _choices.patch, _choices.model, true) AS r
         WHERE gpt2._check_n(n, (o).seed)
     ), read AS MATERIALIZED (
         SELECT gpt2._run(r.start, r.m, r.n_prompt, steer => r.steer) AS context
@@ -49,18 +48,37 @@ BEGIN ATOMIC
         FROM request AS r
         CROSS JOIN generate_series(1, n) AS i
     )
-    SELECT c.choice, t.text,
-           CASE WHEN t.text IS NOT NULL
-                THEN coalesce((c.context).tokens[r.n_prompt + 1:], '{}') END,
-           CASE WHEN t.text IS NOT NULL THEN coalesce((c.context).logprobs, '{}') END,
-           f.finish_reason, r.n_prompt,
-           coalesce(cardinality((c.context).tokens) - r.n_prompt, 0)
+    SELECT c.choice, r.m, r.start, r.n_prompt, r.bounds, c.context, f.finish_reason
     FROM request AS r
     CROSS JOIN completion AS c
-    CROSS JOIN LATERAL gpt2._finish_reason(c.context, r.cut_short, r.bounds) AS f
+    CROSS JOIN LATERAL gpt2._finish_reason(c.context, r.cut_short, r.bounds) AS f;
+END;
+COMMENT ON FUNCTION gpt2._choices IS
+    'n ways in which a prompt, read once, goes on; context is NULL where there is no room for a '
+    'token; random_seed is the first seed where the options have none';
+
+
+CREATE FUNCTION gpt2._complete(
+    prompt gpt2._prompt, max_tokens int, n int, o gpt2._options, random_seed bigint,
+    prefix gpt2.prefix, steer gpt2.steering[], patch gpt2.activation[], echo boolean, model text
+) RETURNS TABLE (
+    choice int, text text, tokens int[], logprobs float8[], finish_reason text, prompt_tokens int,
+    completion_tokens int
+)
+LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 1
+--@include ../model/settings.sql
+BEGIN ATOMIC
+    SELECT c.choice, t.text,
+           CASE WHEN t.text IS NOT NULL
+                THEN coalesce((c.context).tokens[c.n_prompt + 1:], '{}') END,
+           CASE WHEN t.text IS NOT NULL THEN coalesce((c.context).logprobs, '{}') END,
+           c.finish_reason, c.n_prompt,
+           coalesce(cardinality((c.context).tokens) - c.n_prompt, 0)
+    FROM gpt2._choices(prompt, max_tokens, n, o, random_seed, prefix, _complete.steer,
+                       _complete.patch, _complete.model) AS c
     CROSS JOIN LATERAL (
-        SELECT gpt2._completion(gpt2._echo(prompt, r.m, echo), coalesce((c.context).bytes, ''),
-                                (r.bounds).stop, f.finish_reason) AS text
+        SELECT gpt2._completion(gpt2._echo(prompt, c.m, echo), coalesce((c.context).bytes, ''),
+                                (c.bounds).stop, c.finish_reason) AS text
         OFFSET 0
     ) AS t
     ORDER BY c.choice;

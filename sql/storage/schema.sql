@@ -35,7 +35,8 @@ BEGIN
                   WHERE p.pronamespace = taken AND p.proname = '_chosen_model') THEN
         SELECT string_agg(p.oid::regprocedure::text, ', ' ORDER BY p.proname) INTO functions
         FROM pg_proc AS p
-        WHERE p.proname IN ('gpt2_average', 'gpt2_create_variant', 'gpt2_default_model');
+        WHERE p.proname IN ('gpt2_average', 'gpt2_completions', 'gpt2_create_variant',
+                            'gpt2_default_model');
         RAISE EXCEPTION 'schema "gpt2" already exists'
             USING ERRCODE = 'duplicate_schema',
                   DETAIL = 'It holds what a plain script of gpt2 has made, models included.',
