@@ -82,7 +82,8 @@ lint-sql: extensions
 # Which error messages no test triggers is asked where every test runs.
 MESSAGES = $(TOOL) messages
 HEARING = PYTHONPATH='$(CURDIR)/tests/hearing' GPT2_MESSAGES='$(CURDIR)/build/messages'
-.PHONY: test messages fuzz attack test-portable test-matrix crash soak test-bare test-oracle bench
+.PHONY: test messages fuzz attack test-portable test-matrix crash soak test-bare test-oracle \
+	test-training bench
 test: extensions browser  ## set up what is missing, run every test
 	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) begin)
 	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
@@ -137,6 +138,11 @@ soak: extensions  ## 16 sessions call everything, with cancels and timeouts: SOA
 test-oracle: extensions  ## compare live with PyTorch and transformers (installs them)
 	@$(SETUP)/python oracle
 	@$(WITH_SERVER) build/venv/bin/python -m pytest -m oracle $(PYTEST_ARGS)
+
+test-training: packages  ## how the bundled model is made, on made-up texts (installs PyTorch)
+	@$(SETUP)/python oracle
+	@$(SETUP)/python training
+	@build/venv/bin/python -m pytest -m training tests/test_training.py $(PYTEST_ARGS)
 
 BENCH_ARGS = $(if $(QUICK),--quick) $(if $(AGAINST),--against "$(AGAINST)")
 BENCH = $(TOOL) bench

@@ -1,7 +1,7 @@
 -- # A tour of GPT-2, from a prompt to a token
 --
 -- GPT-2 is a function: a text goes in, and out comes a number for everything that could come
--- next. Here the function is written in SQL, its 2.3 million parameters are rows, and every
+-- next. Here the function is written in SQL, its 17.7 million parameters are rows, and every
 -- number on the way can be looked at. This tour does so in eighteen steps. Each is a short
 -- query, what it gives, and why the step exists. Where a query computes by hand what the model
 -- computes inside, a column `difference` or `model` holds the two against each other.
@@ -13,22 +13,22 @@
 -- `make tour` shows these pages one by one. To try a query of your own, or another prompt, open
 -- `make psql` beside it and begin with this, which the other queries count on:
 
-\set prompt 'timestamp without time'
+\set prompt 'a column of type timestamp without time'
 SET gpt2.model = 'demo';
 SELECT model, cardinality(gpt2_tokenize(:'prompt')) - 1 AS last
 FROM gpt2.model WHERE name = 'demo' \gset
 
--- The model is the bundled one. It has read PostgreSQL's manual and nothing else, so we ask it
--- something out of the manual: what follows `timestamp without time`? A person would say
+-- The model is the bundled one. It has read documentation of software and nothing else, so we
+-- ask it something out of that: what follows `timestamp without time`? A person would say
 -- `zone`. `:last` is the number of the prompt's last position, where the answer will appear.
 
 SELECT n_vocab, n_ctx, n_embd, n_head, n_layer, n_inner, n_parameters
 FROM gpt2.model
 WHERE model = :model;
 
--- These are the model's measures, and the names are OpenAI's. It knows 8,192 pieces of text
--- (`n_vocab`), reads up to 256 of them at a time (`n_ctx`), keeps 128 numbers for each
--- (`n_embd`), and works on them in 6 blocks (`n_layer`) with 4 heads each (`n_head`). GPT-2's
+-- These are the model's measures, and the names are OpenAI's. It knows 50,257 pieces of text
+-- (`n_vocab`), reads up to 512 of them at a time (`n_ctx`), keeps 256 numbers for each
+-- (`n_embd`), and works on them in 6 blocks (`n_layer`) with 8 heads each (`n_head`). GPT-2's
 -- smallest model has 50,257, 1,024, 768, 12 and 12. Nothing else is different: the same SQL
 -- runs both.
 --
@@ -74,9 +74,8 @@ SELECT step, token, merged, pieces FROM gpt2_bpe('timestamp');
 
 -- `es` comes first, as the list above says. `st` would be next, but its `s` is gone; so `im`
 -- and `am` follow, and then pairs that were not there at the start: `es` and `t`, `am` and `p`.
--- GPT-2's whole list goes on from here, to `tim` and `estamp`, and has ` timestamp` with a
--- space in front as one token. The demo model knows only the first 8,191 tokens of it, and
--- stops.
+-- There it ends: no rule joins `tim` and `estamp`. With a space in front, as in our prompt, the
+-- word is one token, ` timestamp`: the list was counted on texts, where most words have one.
 --
 -- This is byte-pair encoding. It is a loop in which each turn needs the one before: in SQL, a
 -- recursive query. In it a word is a string with one character a piece, so that "merge this
@@ -97,13 +96,13 @@ FROM gpt2_tokens(:'prompt') AS t;
 -- ## 4. Embeddings
 --
 -- A token's id says nothing about it: 640 is not a little more than 639. So a token has a row
--- of 128 numbers, its embedding, in the table `gpt2.wte`. A list of numbers like that is a
+-- of 256 numbers, its embedding, in the table `gpt2.wte`. A list of numbers like that is a
 -- vector, and pgvector gives us the type. The position has a row too, in `gpt2.wpe`, as
 -- otherwise the model could not tell `a b` from `b a`. The two are added up. Nobody chose these
 -- numbers. Training did: it began with random ones, and moved each a little, thousands of
--- times, in the direction that made the next token of the manual more probable.
+-- times, in the direction that made the next token of its texts more probable.
 
-SELECT t."position", t.piece,                                     -- the first of 128 numbers
+SELECT t."position", t.piece,                                     -- the first of 256 numbers
        round((e.weight::real[])[1]::numeric, 4) AS wte,
        round((p.weight::real[])[1]::numeric, 4) AS wpe,
        round((x.value::real[])[1]::numeric, 4) AS sum,
@@ -116,7 +115,7 @@ ORDER BY t."position";
 
 -- `gpt2_trace` runs the model and gives what it computes on the way, an activation a row: here
 -- `resid_pre`, what block 0 reads. (`SELECT * FROM gpt2_hooks()` lists all such places.) `<->`
--- is the distance of two vectors: over all 128 numbers, the model's sum is ours. The embedding
+-- is the distance of two vectors: over all 256 numbers, the model's sum is ours. The embedding
 -- is a join by id: machine learning calls it a lookup table, and so do we.
 --
 -- One number of an embedding means nothing. All of them together are a direction, and tokens
@@ -131,12 +130,13 @@ WHERE a.model = :model AND a.token = 1227
 ORDER BY a.weight <=> b.weight
 LIMIT 6;
 
--- From reading alone the model has found out what a calendar is made of.
+-- From reading alone the model has found out what a calendar is made of. (Tokens that it hardly
+-- met, 28,258 of them, have one row in common: it cannot tell them apart.)
 --
 -- ## 5. Layer norm
 --
 -- What starts as an embedding goes through the blocks one by one. At each position it is one
--- vector of 128 numbers, and every part of a block reads it and adds something. So it grows,
+-- vector of 256 numbers, and every part of a block reads it and adds something. So it grows,
 -- and how large it gets depends on the text. A part that is to work for all texts needs its
 -- input in one size: before each part, a layer norm moves the numbers of a position to mean 0
 -- and standard deviation 1, then scales and shifts each by a learned weight and bias. From here
@@ -162,7 +162,7 @@ GROUP BY "position", t.value ORDER BY "position";
 -- apart into rows is how SQL says it plainest: `avg` and `var_pop` over a window are the norm.
 -- (The 1e-5 is `layer_norm_epsilon`, so that nothing is divided by 0.) The extension's own code
 -- does the same with whole vectors, as an inner product of a vector with ones is its sum, and
--- with itself its sum of squares: one row in place of 128.
+-- with itself its sum of squares: one row in place of 256.
 --
 -- ## 6. Queries, keys and values
 --
@@ -185,13 +185,13 @@ WITH qkv AS (
 SELECT t.hook, h.unit AS units_from, vector_dims(t.value) AS numbers,
        round((subvector(qkv.y, h.unit + 1, 32) <-> t.value)::numeric, 4) AS difference
 FROM qkv
-CROSS JOIN (VALUES ('attn.hook_q', 0), ('attn.hook_k', 128), ('attn.hook_v', 256)) AS h (hook, unit)
+CROSS JOIN (VALUES ('attn.hook_q', 0), ('attn.hook_k', 256), ('attn.hook_v', 512)) AS h (hook, unit)
 JOIN gpt2_trace(:'prompt', '{q,k,v}', '{3}') AS t USING (hook)
 WHERE t."position" = :last AND t.head = 0
 ORDER BY h.unit;
 
 -- In `gpt2.linear` a neuron is a row: bias, weights, and `unit`, its number. This layer has
--- 384: 128 for queries, 128 for keys, 128 for values. Each 128 are dealt out to four heads of
+-- 768: 256 for queries, 256 for keys, 256 for values. Each 256 are dealt out to eight heads of
 -- 32, which work side by side: head 0 has the first 32. A matrix product is thus a scan of the
 -- layer's rows in the order of their index, one inner product each, gathered into an array.
 -- (OpenAI's files have the matrix the other way round, an input a row. And `gpt2.linear` is a
@@ -205,26 +205,26 @@ ORDER BY h.unit;
 -- larger. That is the score. The softmax then makes shares of the scores: `exp` makes them
 -- positive, dividing by the sum makes them add up to 1. (The largest score is taken off first.
 -- That cancels out, and keeps `exp` within the range of numbers.) This is ` time`, the last
--- position, as head 0 of block 3 looks back:
+-- position, as head 7 of block 3 looks back:
 
 WITH score AS (
     SELECT k."position", -(q.value <#> k.value) / sqrt(32) AS score   -- [n_seq]
     FROM gpt2_trace(:'prompt', '{q}', '{3}') AS q
     JOIN gpt2_trace(:'prompt', '{k}', '{3}') AS k
         ON k.head = q.head AND k."position" <= q."position"
-    WHERE q.head = 0 AND q."position" = :last
+    WHERE q.head = 7 AND q."position" = :last
 ), e AS (
     SELECT *, exp(score - max(score) OVER ()) AS e FROM score
 )
 SELECT a.key_piece, round(e.score::numeric, 3) AS score, round(e.e::numeric, 3) AS exp,
        round((e.e / sum(e.e) OVER ())::numeric, 3) AS weight, round(a.weight::numeric, 3) AS model
 FROM e
-JOIN gpt2_attention(:'prompt', block => 3, head => 0) AS a
+JOIN gpt2_attention(:'prompt', block => 3, head => 7) AS a
     ON a.key_position = e."position" AND a.query_position = :last
 ORDER BY e."position";
 
--- The largest share goes to ` without`: ` time` alone does not tell what comes next, and this
--- head fetches what does. (Ask `gpt2_next_token(' time')`: ` zone` is not among its ten
+-- Nearly all goes to ` without`: ` time` alone does not tell what comes next, and this head
+-- fetches what does. (Ask `gpt2_next_token(' time')`: ` zone` is not among its ten
 -- likeliest.) Nobody told it to. Attention is a self-join: every position with every one before
 -- it and itself. That later ones are left out, elsewhere called the causal mask, is the join's
 -- condition, `k."position" <= q."position"`: text is written from left to right, and who could
@@ -237,26 +237,26 @@ ORDER BY e."position";
 
 SELECT concat_ws(' ', query_position, query_piece) AS query,          -- [n_seq, n_seq]
        concat_ws(' ', key_position, key_piece) AS key, round(weight::numeric, 2) AS weight
-FROM gpt2_attention(:'prompt', block => 3, head => 0)
+FROM gpt2_attention(:'prompt', block => 3, head => 7)
 ORDER BY query_position, key_position \crosstabview
 
--- The empty triangle is what comes later. `t` has only itself to look at. Much of the rest
--- looks at the first position too: shares must add up to 1, and that is where many heads put
--- what they have no other use for. What is fetched, `z`, is the mean of the values, weighted by
--- these shares:
+-- The empty triangle is what comes later. `a` has only itself to look at. All others look at
+-- the token before them, whatever it is: that is what this head is for, and heads that do so
+-- are found in every model of this kind. What is fetched, `z`, is the mean of the values,
+-- weighted by these shares:
 
 WITH z AS (
     SELECT a.query_position AS "position", n.i, sum(a.weight * n.v) AS z
-    FROM gpt2_attention(:'prompt', block => 3, head => 0) AS a    -- [n_seq, n_seq]
+    FROM gpt2_attention(:'prompt', block => 3, head => 7) AS a    -- [n_seq, n_seq]
     JOIN gpt2_trace(:'prompt', '{v}', '{3}') AS v                 -- [n_seq, 32]
-        ON v.head = 0 AND v."position" = a.key_position
+        ON v.head = 7 AND v."position" = a.key_position
     CROSS JOIN unnest(v.value::real[]) WITH ORDINALITY AS n (v, i)
     GROUP BY 1, 2
 )
 SELECT z."position", (array_agg(round(z.z::numeric, 2) ORDER BY z.i))[:4] AS first_four,
        round((array_agg(z.z ORDER BY z.i)::vector <-> t.value)::numeric, 4) AS difference
 FROM z
-JOIN gpt2_trace(:'prompt', '{z}', '{3}') AS t ON t.head = 0 AND t."position" = z."position"
+JOIN gpt2_trace(:'prompt', '{z}', '{3}') AS t ON t.head = 7 AND t."position" = z."position"
 GROUP BY z."position", t.value ORDER BY z."position";
 
 -- That is all of attention: a join, a window for the softmax, a sum. (The extension keeps the
@@ -265,20 +265,21 @@ GROUP BY z."position", t.value ORDER BY z."position";
 --
 -- ## 9. All heads
 --
--- A head can ask one question at a time, so each block has four, and this model 24. Here is
--- where each of them looks most from the last position, and with what share:
+-- A head can ask one question at a time, so each block has eight, and this model 48. Here is
+-- where each of them looks most from the last position, the token's position and the share:
 
-SELECT DISTINCT ON (a.block, a.head)
-       a.block, 'head ' || a.head AS head, t.piece || ' ' || round(w.weight::numeric, 2) AS share
-FROM gpt2_trace(:'prompt', '{pattern}') AS a                      -- [n_layer, n_head, n_seq]
+SELECT DISTINCT ON (a.block, a.head)                              -- [n_layer, n_head, n_seq]
+       a.block, 'head ' || a.head AS head, w.n - 1 || ': ' || round(w.weight::numeric, 2) AS share
+FROM gpt2_trace(:'prompt', '{pattern}') AS a
 CROSS JOIN unnest(a.value::real[]) WITH ORDINALITY AS w (weight, n)
-JOIN gpt2_tokens(:'prompt') AS t ON t."position" = w.n - 1
 WHERE a."position" = :last
 ORDER BY a.block, a.head, w.weight DESC \crosstabview block head share
 
--- Most of those that look anywhere in particular look at ` without`. Then the four heads'
--- results of 32 numbers are put side by side, which makes 128 again, and one more linear layer,
--- `c_proj`, mixes them into what attention adds:
+-- Five of block 3's heads, and three of block 4's, look most at position 5, ` without`. Most of
+-- the others look at the first one: shares must add up to 1, and that is where heads put what
+-- they have no other use for. Then the eight heads' results of 32 numbers are put side by side,
+-- which makes 256 again, and one more linear layer, `c_proj`, mixes them into what attention
+-- adds:
 
 WITH z AS (
     SELECT array_agg(n.z ORDER BY t.head, n.i)::vector AS z       -- [n_head, 32] -> [n_embd]
@@ -297,9 +298,9 @@ JOIN gpt2_trace(:'prompt', '{attn_out}', '{3}') AS t ON t."position" = :last;
 -- ## 10. The perceptron
 --
 -- Attention has brought things together at a position; now something has to be made of them.
--- That is the work of the multi-layer perceptron, or MLP: two linear layers, from 128 numbers
--- to 512 and back to 128, and between them a bend. Without the bend the two would be as good as
--- one, a sum of sums is a sum. The bend is gelu, here by way of `tanh` as in GPT-2: large
+-- That is the work of the multi-layer perceptron, or MLP: two linear layers, from 256 numbers
+-- to 1,024 and back to 256, and between them a bend. Without the bend the two would be as good
+-- as one, a sum of sums is a sum. The bend is gelu, here by way of `tanh` as in GPT-2: large
 -- numbers pass as they are, negative ones become almost 0. Such a neuron of the first layer is
 -- a detector: it is on when what it has learned to see is there. The four strongest of block 3
 -- at ` time`:
@@ -320,14 +321,14 @@ JOIN gpt2_neurons(:'prompt', block => 3, top_k => 4) AS n
     ON n.neuron = g.unit AND n."position" = :last
 ORDER BY n.rank;
 
--- `pushes` are the tokens that a neuron makes more likely when it is on. Neuron 119 pushes
--- ` zone`, and it is on. Others push in ways that make no sense to us: most of what a model
--- knows is spread over many neurons, and no single one means much. The second layer adds up
--- what all 512 have to say. Two thirds of a block's weights are in these two layers.
+-- `pushes` are the tokens that a neuron makes more likely when it is on. They make no sense to
+-- us, and ` zone` is not among them: what a model knows is spread over many neurons, and no
+-- single one means much. The second layer adds up what all 1,024 have to say. Two thirds of a
+-- block's weights are in these two layers.
 
 WITH y AS (
     SELECT l.unit,                                                -- [n_inner] -> [n_embd]
-           sum(l.bias - (l.weight <#> subvector(p.value, l.slice * 128 + 1, 128))) AS y
+           sum(l.bias - (l.weight <#> subvector(p.value, l.slice * 256 + 1, 256))) AS y
     FROM gpt2_trace(:'prompt', '{post}', '{3}') AS p
     JOIN gpt2.linear AS l ON l.model = :model AND l.block = 3 AND l.layer = 'mlp.c_proj'
     WHERE p."position" = :last
@@ -339,7 +340,7 @@ FROM y
 JOIN gpt2_trace(:'prompt', '{mlp_out}', '{3}') AS t ON t."position" = :last
 GROUP BY t.value;
 
--- A neuron of this layer has 512 weights. In GPT-2 itself they are 3,072 or more, 12 kB, too
+-- A neuron of this layer has 1,024 weights. In GPT-2 itself they are 3,072 or more, 12 kB, too
 -- much for a page of 8 kB, and a value that PostgreSQL moves out of its row is slow to fetch.
 -- So it is cut into slices as wide as `n_embd`, and the sum is taken over them.
 --
@@ -368,8 +369,8 @@ JOIN t AS y ON y."position" = x."position" AND y.hook = 'hook_resid_post'
 WHERE x.hook = 'hook_resid_pre'
 ORDER BY x."position";
 
--- Lengths do not add up as numbers do, the vectors point in different directions. See how
--- little of `x` one block changes.
+-- Lengths do not add up as numbers do, the vectors point in different directions. What one
+-- block adds is a third of what it finds, or less.
 --
 -- Only attention reads other positions; layer norm and perceptron work on each alone. A block
 -- moves information between positions, then works on what has arrived.
@@ -394,16 +395,16 @@ JOIN gpt2_logit_lens(:'prompt') AS l USING (block, "position")
 WHERE "position" = :last
 ORDER BY block;
 
--- After block 0 the model has hardly more to go by than the word ` time`. As heads fetch
--- ` without` and `timestamp`, the guess changes, and in block 3, where we saw a neuron that
--- pushes ` zone`, the right answer takes the lead. Two more blocks make it surer.
+-- At first the model would go on with `zone` without a space, as in `timezone`: the word ` time`
+-- has hardly met the others yet. In block 3, where we saw a head fetch ` without`, the right
+-- answer takes the lead. Two more blocks make it surer.
 --
 -- ## 13. The last layer norm
 --
 -- The vector at the last position now holds what the model thinks comes next. It is brought to
 -- size once more, by `ln_f`. This time with whole vectors in place of a number a row. To take
 -- off the mean and divide by the deviation is to put a vector on a sphere: the mean taken off,
--- pgvector's `l2_normalize` gives it length 1, and the root of 128 is the length that is
+-- pgvector's `l2_normalize` gives it length 1, and the root of 256 is the length that is
 -- wanted. (The 1e-5 is left out, so compare three digits.)
 
 SELECT t."position",                                              -- [n_seq, n_embd]
@@ -411,8 +412,8 @@ SELECT t."position",                                              -- [n_seq, n_e
            AS difference
 FROM gpt2_trace(:'prompt', '{resid_post}', '{5}') AS t
 CROSS JOIN LATERAL (
-    SELECT array_fill(avg(x)::real, ARRAY[128])::vector AS mean,
-           array_fill(sqrt(128)::real, ARRAY[128])::vector AS length
+    SELECT array_fill(avg(x)::real, ARRAY[256])::vector AS mean,
+           array_fill(sqrt(256)::real, ARRAY[256])::vector AS length
     FROM unnest(t.value::real[]) AS x
 ) AS m
 JOIN gpt2.layer_norm AS l ON l.model = :model AND l.layer = 'ln_f'
@@ -468,8 +469,8 @@ FROM t
 JOIN gpt2_next_token(:'prompt', top_k => NULL, temperature => 2) AS n USING (token)
 ORDER BY t.rank LIMIT 6;
 
--- Read a row from left to right: ` zone` falls from 99 % to 11 %, and what it loses goes to
--- 8,191 others. The order of the tokens never changes, only how much they differ.
+-- Read a row from left to right: ` zone` falls from 99.9 % to 15 %, and what it loses goes to
+-- 50,256 others. The order of the tokens never changes, only how much they differ.
 --
 -- ## 16. Sampling
 --
@@ -485,16 +486,16 @@ WITH share AS MATERIALIZED (
 SELECT seed, round(u::numeric, 4) AS number, s.rank, s.piece,
        gpt2_generate(:'prompt', max_tokens => 1, temperature => 2, seed => seed, echo => false)
            AS model
-FROM generate_series(1, 6) AS seed
+FROM generate_series(13, 18) AS seed
 CROSS JOIN LATERAL gpt2._uniform(seed, :last + 1) AS u
 CROSS JOIN LATERAL (SELECT * FROM share WHERE upto > u ORDER BY rank LIMIT 1) AS s
 ORDER BY seed;
 
--- The third number is small and falls into the first share, that of ` zone`; the others fall
--- far out, where thousands of unlikely tokens together outweigh it. That is what a high
--- temperature does, and why `top_k` exists: it keeps the few likeliest and gives the rest no
--- share. The number is a hash of the seed and the position, not `random()`: the same seed gives
--- the same text on every server, and in parallel workers.
+-- The first number is small and falls into the first share, that of ` zone`; the others fall
+-- behind it, some far out, where thousands of unlikely tokens together outweigh it. That is what
+-- a high temperature does, and why `top_k` exists: it keeps the few likeliest and gives the rest
+-- no share. The number is a hash of the seed and the position, not `random()`: the same seed
+-- gives the same text on every server, and in parallel workers.
 --
 -- ## 17. The loop
 --
@@ -513,9 +514,9 @@ SELECT step, text, text = gpt2_generate(:'prompt', max_tokens => step) AS same
 FROM loop
 ORDER BY step;
 
--- The model has no plan and no memory but the text. It writes `tim`, and only then, reading it,
--- `est`. (`gpt2_generate` appends tokens, not text: where a text would be split otherwise than
--- it was written, the two could part ways.)
+-- The model has no plan and no memory but the text. It writes `Table`, as the pages that it has
+-- read go on with one, and only then, reading that, a number. (`gpt2_generate` appends tokens,
+-- not text: where a text would be split otherwise than it was written, the two could part ways.)
 --
 -- ## 18. The cache
 --
@@ -539,7 +540,7 @@ ORDER BY s.hook;
 SELECT n AS tokens, (SELECT sum(:last + i) FROM generate_series(1, n) AS i) AS without_cache,
        :last + n AS with_cache, (:last + n) * 2 * m.n_layer * m.n_embd AS numbers_kept
 FROM gpt2.model AS m
-CROSS JOIN unnest(ARRAY[1, 8, 32, 128, 250]) AS n
+CROSS JOIN unnest(ARRAY[1, 8, 32, 128, 500]) AS n
 WHERE m.model = :model;
 
 -- Without it the work grows with the square of the tokens, with it along with them, but for the

@@ -1,7 +1,7 @@
 """How often queries call each function, pgvector's and our own that are not inlined.
 
 Usage: build/venv/bin/python tests/calls.py URI > tests/expected/calls.json
-(URI: a database with the bundled model as 'single' and, in float16, as 'half')
+(URI: a database with the tests' model as 'single' and, in float16, as 'half')
 
 The numbers follow from the model's shape, by formulas in tests/test_behaviour.py for the larger
 ones. A fence that is lost (OFFSET 0 in the SQL) shows as a larger number.

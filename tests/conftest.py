@@ -17,9 +17,9 @@ from psycopg.conninfo import make_conninfo
 from tokenizers import ByteLevelBPETokenizer
 
 from clusters import Cluster
-from databases import DEMO, ROOT, load_model, template
+from databases import BUNDLED, DEMO, ROOT, load_model, template
 
-__all__ = ["DEMO", "ROOT", "load_model"]
+__all__ = ["BUNDLED", "DEMO", "ROOT", "load_model"]
 #: of property tests that ask a server; each says how many examples it takes
 PROPERTY = settings(
     deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
@@ -40,7 +40,7 @@ def new_database(cluster: str) -> Iterator:
     """Makes databases, and drops them when the session ends: new_database(options, holds) -> URI.
 
     options: of CREATE DATABASE; holds: what it is a copy of, one of databases.KINDS: 'extension',
-    'demo', which has the bundled model too, or 'shapes'; by default it is empty.
+    'demo', which has the tests' model too, 'bundled' or 'shapes'; by default it is empty.
     """
     made: list[str] = []
     with psycopg.connect(cluster, autocommit=True) as admin:
@@ -124,8 +124,14 @@ def reads(conn: psycopg.Connection, query: str, *arguments) -> int:
 
 @pytest.fixture(scope="session")
 def demo_dsn(new_database) -> str:
-    """URI of a database in which the bundled model is loaded as 'demo'."""
+    """URI of a database in which the tests' small model is loaded as 'demo'."""
     return new_database(holds="demo")
+
+
+@pytest.fixture(scope="session")
+def bundled_dsn(new_database) -> str:
+    """URI of a database in which the bundled model is loaded as 'demo': what a reader has."""
+    return new_database(holds="bundled")
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Databases to copy: with the extension; with the bundled model as 'demo' too; with other models.
+"""Databases to copy: with the extension; with the tests' model as 'demo' too; with other models.
+
+The tests' model is small and trained, with a vocabulary of its own: tests/models/manual. The bundled
+one, which computes twelve times as much a token, is for what is said of it: the documentation.
 
 A copy takes 0.4 s, where CREATE EXTENSION takes 2.7 s and the import as much again. A cluster has
 one template of a kind: whoever needs it first makes it, and those who come meanwhile, pytest-xdist's
@@ -22,7 +25,8 @@ from pytest_postgresql.janitor import DatabaseJanitor
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "oracle" / "fixtures.npz"
-DEMO = ROOT / "loader" / "gpt2_loader" / "models" / "demo"
+DEMO = ROOT / "tests" / "models" / "manual"
+BUNDLED = ROOT / "loader" / "gpt2_loader" / "models" / "demo"
 #: of pg_advisory_lock, "gpt2": held while a template is looked for and made
 LOCK = 0x67707432
 
@@ -46,6 +50,11 @@ def create_demo(uri: str) -> None:
     load_model(uri, DEMO, "demo")
 
 
+def create_bundled(uri: str) -> None:
+    create_extension(uri)
+    load_model(uri, BUNDLED, "demo")
+
+
 def create_shapes(uri: str) -> None:
     """A model of each of oracle.checkpoints' shapes, by name."""
     seeds = np.load(FIXTURES)
@@ -57,20 +66,27 @@ def create_shapes(uri: str) -> None:
 
 
 #: by what a database holds, how it comes in
-KINDS = {"extension": create_extension, "demo": create_demo, "shapes": create_shapes}
+KINDS = {
+    "extension": create_extension,
+    "demo": create_demo,
+    "bundled": create_bundled,
+    "shapes": create_shapes,
+}
 
 
-def _made_from(admin: psycopg.Connection) -> str:
-    """A hash of the extension's scripts, the importer with the model, the checkpoints, and pgvector's
-    version."""
+def _made_from(admin: psycopg.Connection, kind: str) -> str:
+    """A hash of the extension's scripts, the importer, the kind's model, the checkpoints, and
+    pgvector's version."""
+    model = {"demo": DEMO, "bundled": BUNDLED}.get(kind)
     files = [
         *(ROOT / "build").glob("gpt2*"),
-        *(ROOT / "loader" / "gpt2_loader").rglob("*"),
+        *(ROOT / "loader" / "gpt2_loader").glob("*.py"),
+        *(model.iterdir() if model else ()),
         *(Path(__file__), Path(checkpoints.__file__), FIXTURES),
     ]
     digest = hashlib.sha256()
     for file in sorted(files):
-        if file.is_file() and file.suffix != ".pyc":
+        if file.is_file():
             digest.update(file.read_bytes())
     digest.update(
         admin.execute(
@@ -101,7 +117,7 @@ def template(cluster: str, kind: str) -> str:
     with psycopg.connect(cluster, autocommit=True) as admin:
         admin.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
         prefix = f"gpt2_template_{kind}_"
-        name = prefix + _made_from(admin)
+        name = prefix + _made_from(admin, kind)
         found = {
             found
             for (found,) in admin.execute(

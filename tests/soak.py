@@ -1,7 +1,7 @@
 """Usage: python -m soak MINUTES
 
 All public functions at once, for a long time: pgbench, 16 sessions, with statements that are
-cancelled and that time out, on a server of its own with the bundled model. Shows each function's
+cancelled and that time out, on a server of its own with the tests' model. Shows each function's
 latencies; fails where sessions grow, where an error is another than that of a cancelled statement,
 and where anything is left behind.
 

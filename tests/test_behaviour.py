@@ -1,4 +1,4 @@
-"""What the functions do, on the bundled model: sampling, stopping, choosing a model, bad input.
+"""What the functions do, on the tests' model: sampling, stopping, choosing a model, bad input.
 
 Whether the numbers are GPT-2's is another matter: see test_fidelity.py and test_trace.py.
 """

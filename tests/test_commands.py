@@ -20,6 +20,7 @@ import pages
 import psycopg
 import pytest
 from conftest import ROOT, one
+from examples import EXAMPLE
 from oracle.checkpoints import SHAPES, write_checkpoint, write_hub_cache
 
 #: pages with shell lines
@@ -128,7 +129,10 @@ def readme(tmp_path_factory, home) -> Iterator[tuple[Path, str]]:
 
 def test_readme(readme):
     _, printed = readme
-    assert "SELECT gpt2_generate('Happy New Year!')" in printed
+    # make demo shows the page's first queries, and what they give
+    for query, result in EXAMPLE.findall((ROOT / "README.md").read_text(encoding="utf-8"))[:2]:
+        for line in re.findall(r"gpt2_generate\('[^']+'", query) + result.splitlines():
+            assert line.rstrip() in printed, line
     assert re.search(r'loaded model "gpt2": [\d,]+ parameters', printed)
     assert re.search(r'loaded model "mine": [\d,]+ parameters', printed)
     assert re.search(r"^mine +default +[\d,]+ +float16 ", printed, re.MULTILINE)

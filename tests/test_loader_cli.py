@@ -9,6 +9,7 @@ import time
 
 import psycopg
 import pytest
+from conftest import DEMO
 from oracle.checkpoints import write_vocabulary as write_own
 from test_loader import (  # noqa: F401  fixtures among them
     CONFIG,
@@ -57,16 +58,16 @@ def check_error(process, *texts):
 def test_bundled_model(db, run):  # noqa: F811
     process = run("load", "demo")
     assert (process.returncode, process.stderr) == (0, "")
-    assert process.stdout.startswith('loaded model "demo": 2,271,232 parameters in ')
+    assert process.stdout.startswith('loaded model "demo": 17,735,936 parameters in ')
     model = db.execute(
         """SELECT name, is_default, n_parameters, n_layer, n_embd, n_head, n_ctx, n_vocab
            FROM gpt2_models()"""
     ).fetchall()
-    assert model == [("demo", True, 2271232, 6, 128, 4, 256, 8192)]
+    assert model == [("demo", True, 17735936, 6, 256, 8, 512, 50257)]
     tokens = db.execute(
         "SELECT tokenizer > 1, n_token, bos_token, eos_tokens FROM gpt2.model"
     ).fetchone()
-    assert tokens == (True, 8192, 8191, [8191])
+    assert tokens == (False, 50257, 50256, [50256])
 
 
 def test_list_and_drop(db, run, directory):  # noqa: F811
@@ -99,7 +100,7 @@ def test_name_and_default(db, run, directory):  # noqa: F811
 
 
 def test_dsn_option(run, database, db):  # noqa: F811
-    process = run("load", "demo", "--dsn", database, GPT2_DSN="dbname=nonexistent")
+    process = run("load", DEMO, "--dsn", database, GPT2_DSN="dbname=nonexistent")
     assert process.returncode == 0
 
 
@@ -314,6 +315,6 @@ def trap(db, settings):  # noqa: F811
 
 def test_hostile_search_path(db, run, trap):  # noqa: F811
     """What the commands say in SQL is pg_catalog's, whatever comes first in the search_path."""
-    for arguments in (["load", "demo"], ["load", "demo", "--replace"], ["list"], ["drop", "demo"]):
+    for arguments in (["load", DEMO], ["load", DEMO, "--replace"], ["list"], ["drop", DEMO.name]):
         process = run(*arguments)
         assert (process.returncode, process.stderr) == (0, ""), arguments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
-from conftest import DEMO, load_model
+from conftest import BUNDLED, load_model
 from oracle.checkpoints import LOADED, SHAPE_124M, SHAPES, write_checkpoint
 from oracle.compare import assert_close, greedy, hidden_states, logits
 
@@ -26,7 +26,7 @@ def test_equals_transformers(uri, tmp_path, name):
     from oracle import transformers_reference as reference
 
     if name == "demo":
-        directory = DEMO
+        directory = BUNDLED
     else:
         directory = write_checkpoint(
             tmp_path / name, {**SHAPES, **LOADED, "124M": SHAPE_124M}[name], seed=1

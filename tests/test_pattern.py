@@ -347,7 +347,7 @@ LOCALES = {
 
 @pytest.fixture(scope="module", params=LOCALES)
 def in_locale(request, cluster, new_database):
-    """A connection to a database of another locale, with the bundled model."""
+    """A connection to a database of another locale, with the tests' model."""
     with psycopg.connect(cluster) as connection:
         if request.param == "ICU" and not has_icu(connection):
             pytest.skip("no database of this server can have an ICU locale")

@@ -618,7 +618,7 @@ def test_report_on_a_phone(demo, prompt, dark, tmp_path):
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "docs/images").glob("*.svg")), ids=lambda f: f.stem)
-def test_documented_picture(demo, file: Path):
+def test_documented_picture(bundled_dsn, file: Path):
     """An image in the documentation is what the command above it draws, but for roundings."""
     page = (ROOT / "docs/pictures.md").read_text(encoding="utf-8")
     query = re.search(rf'"([^"]*)" > docs/images/{re.escape(file.name)}', page)[1]
@@ -629,4 +629,5 @@ def test_documented_picture(demo, file: Path):
             for e in parse(text).iter()
         ]
 
-    assert outline(value(demo, query)) == outline(file.read_text(encoding="utf-8"))
+    with psycopg.connect(bundled_dsn) as conn:
+        assert outline(value(conn, query)) == outline(file.read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ GAP = 0.05
 
 @pytest.fixture(scope="module")
 def both(new_database):
-    """A connection to a database with the bundled model as 'single' and as 'half'."""
+    """A connection to a database with the tests' model as 'single' and as 'half'."""
     uri = new_database()
     with psycopg.connect(uri, autocommit=True) as conn:
         conn.execute("CREATE EXTENSION gpt2 CASCADE")

@@ -1,32 +1,16 @@
 """Every query in the documentation that shows a result gives that result, in psql, as it is
-printed."""
+printed: tests/examples.py writes them anew."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 
 import pytest
 from conftest import ROOT
+from examples import examples, printed
 from test_extension import READERS, WRITERS
 
-EXAMPLES = [
-    example
-    for file in (
-        "README.md",
-        "docs/reference.md",
-        "docs/tuning.md",
-        "docs/pictures.md",
-        "docs/insight.md",
-        "docs/generation.md",
-        "docs/tasks.md",
-    )
-    for example in re.findall(
-        r"```sql\n((?:(?!```).)*)```\n```text\n(.*?)```",
-        (ROOT / file).read_text(encoding="utf-8"),
-        flags=re.DOTALL,
-    )
-]
+EXAMPLES = list(examples())
 
 
 def test_there_are_examples():
@@ -34,15 +18,8 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize(("query", "result"), EXAMPLES)
-def test_example(demo_dsn, query, result):
-    psql = subprocess.run(
-        ["psql", "--no-psqlrc", "--quiet", "--dbname", demo_dsn],
-        input=query,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert psql.stdout.rstrip("\n") == result.rstrip("\n")
+def test_example(bundled_dsn, query, result):
+    assert printed(bundled_dsn, query) == result.rstrip("\n")
 
 
 def test_results_are_rounded():

@@ -17,7 +17,7 @@ from clusters import Cluster, until
 
 @pytest.fixture(scope="module")
 def primary(new_cluster, tmp_path_factory) -> Iterator[Cluster]:
-    """A server with a database that is lived in, and in which the bundled model is the default."""
+    """A server with a database that is lived in, and in which the tests' model is the default."""
     primary = new_cluster({"wal_level": "replica"})
     uri = primary.database("gpt2", "gpt2")
     furnish(uri, tmp_path_factory.mktemp("models"))

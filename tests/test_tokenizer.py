@@ -489,7 +489,7 @@ def test_byte_without_token(conn):
     assert error.value.diag.message_primary == "the text has bytes that the vocabulary lacks"
 
 
-# ---- A model's vocabulary: the bundled model has the first 8,191 tokens, then <|endoftext|>
+# ---- A model's vocabulary: the tests' model has the first 8,191 tokens, then <|endoftext|>
 
 
 def test_truncated_vocabulary(demo):

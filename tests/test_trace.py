@@ -1,5 +1,5 @@
 """Activations as rows equal TransformerLens' (fixtures by tests/oracle/make_trace_fixtures.py), and
-so do passes in which some are replaced or added to; then what the arguments mean, on the bundled
+so do passes in which some are replaced or added to; then what the arguments mean, on the tests'
 model, and editing the weights in a transaction."""
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ PROMPT = "The cat"
 @pytest.fixture(scope="module")
 def uri(new_database, tmp_path_factory) -> str:
     """A database with each of MODELS, a copy of it as X_copy, other weights as X_other, and the
-    bundled model as 'demo' and, in float16, as 'demo_half'."""
+    tests' model as 'demo' and, in float16, as 'demo_half'."""
     dsn = new_database()
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE EXTENSION gpt2 CASCADE")

@@ -8,7 +8,7 @@ Writes to build/training:
                        the first package, PostgreSQL's manual, come first
   test_postgresql.npy  documents of that manual that are not in train.npy, likewise
   test_unseen.npy      the manual's end, not in train.npy either: the part of the manual on which
-                       the bundled model before this one was not trained
+                       the model that was bundled before (tests/models/manual) was not trained
   test_other.npy       documents of the other packages that are not in train.npy
   corpus.json          a row for each package: its version, its licence, what was taken
 A document is a page. Which ones are for the test is decided by a hash of their paths.
@@ -48,7 +48,7 @@ NO_TEXT = re.compile(
 )
 #: of a hundred documents
 PERCENT_TEST = {"postgresql": 3.0, "other": 1.5}
-#: the manual's last pages by name, where the bundled model before this one had its held-out tokens
+#: the manual's last pages by name, where the model that was bundled before had its held-out tokens
 N_UNSEEN = 20_000
 PARTS = ("train", "test_postgresql", "test_unseen", "test_other")
 #: characters of the shortest document

@@ -1,7 +1,10 @@
-"""Prints how well the present bundled model and a new one write on in texts that are for the test:
-bits per byte, of which a model of a smaller vocabulary has no advantage.
+"""Prints how well models write on in texts that are for the test, a column a model: bits per byte,
+of which a model of a smaller vocabulary has no advantage.
 
-Usage: build/venv/bin/python loader/training/evaluate.py [NEW [PRESENT]]   (needs group `oracle`)
+Usage: build/venv/bin/python loader/training/evaluate.py [MODEL]...   (needs group `training`)
+
+By default the models are the one that was bundled before, which the tests have now, and the bundled
+one.
 
 Each document begins with <|endoftext|>, and each of its tokens is scored once, given all before it
 in the document, as far as the context reaches: windows of the context's length, half a window
@@ -33,10 +36,11 @@ END = 50256
 #: windows at once
 N_WINDOW = 8
 TEXTS = {
-    "postgresql": "PostgreSQL manual, pages held out here (the model before was trained on them)",
-    "unseen": "PostgreSQL manual, pages that no model here was trained on",
+    "postgresql": "PostgreSQL's manual, pages held out here (the model before was trained on them)",
+    "unseen": "PostgreSQL's manual, pages that neither was trained on",
     "other": "other documentation, pages held out here",
 }
+MODELS = (ROOT / "tests/models/manual", ROOT / "loader/gpt2_loader/models/demo")
 
 
 def texts(path: Path) -> list[str]:
@@ -90,31 +94,32 @@ class Scorer:
         return sum(self.bits(document) for document in documents) / n_byte
 
 
+def size(directory: Path) -> str:
+    """A line about a checkpoint."""
+    file = (directory / "model.safetensors").read_bytes()
+    shape = json.loads((directory / "config.json").read_text())
+    return (
+        f"{directory}: {len(file) / 1e6:.2f} MB, by zlib {len(zlib.compress(file, 9)) / 1e6:.2f}; "
+        f"blocks {shape['n_layer']}, width {shape['n_embd']}, context {shape['n_positions']}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("new", type=Path, nargs="?", default=DATA / "model")
-    parser.add_argument(
-        "present", type=Path, nargs="?", default=ROOT / "loader/gpt2_loader/models/demo"
-    )
+    parser.add_argument("models", metavar="MODEL", type=Path, nargs="*", default=MODELS)
     parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
-    for directory in (options.present, options.new):
-        file = (directory / "model.safetensors").read_bytes()
-        shape = json.loads((directory / "config.json").read_text())
-        small = zlib.compress(file, 9)
-        print(
-            f"{directory}: {len(file) / 1e6:.2f} MB, by zlib {len(small) / 1e6:.2f}; "
-            f"blocks {shape['n_layer']}, width {shape['n_embd']}, context {shape['n_positions']}"
-        )
-    print("\nbits per byte: present, new, difference")
-    models = [Scorer(options.present), Scorer(options.new)]
+    for number, directory in enumerate(options.models, 1):
+        print(f"{number}  {size(directory)}")
+    print("\nbits per byte")
+    print(*(f"{number:<5}" for number in range(1, len(options.models) + 1)))
+    models = [Scorer(directory) for directory in options.models]
     for name, what in TEXTS.items():
         documents = texts(options.data / f"test_{name}.npy")
         n_byte = sum(len(document.encode()) for document in documents)
-        present, new = (model.bits_per_byte(documents) for model in models)
         print(
-            f"{present:.3f} {new:.3f} {new - present:+.3f}  {what}: "
-            f"{len(documents)} documents, {n_byte} bytes",
+            *(f"{model.bits_per_byte(documents):.3f}" for model in models),
+            f" {what}: {len(documents)} documents, {n_byte} bytes",
             flush=True,
         )
 

@@ -103,12 +103,12 @@ def workers_launched(plan: dict) -> int:
 def batch(run: Run) -> None:
     """Seconds for a continuation of 16 rows, with two parallel workers and with none.
 
-    The short form takes the bundled model: the planner's choice is the same.
+    The short form takes the tests' small model: the planner's choice is the same.
     """
     model = MODEL
     if run.quick:
-        model = "bench_demo"
-        database.load(run.dsn, model, "float32", database.ROOT / "loader/gpt2_loader/models/demo")
+        model = "bench_small"
+        database.load(run.dsn, model, "float32", database.ROOT / "tests/models/manual")
     progress(f"batch of 16 rows, {model}")
     sql = f"SELECT id, gpt2_generate(prompt, 8, model => '{model}') FROM prompts"
     with psycopg.connect(run.dsn, autocommit=True) as conn:

@@ -42,7 +42,7 @@ LENGTHS = {
     "short_context": (12, 20, 31),
     "demo": (1, 4, 9),
 }
-DEMO = Path(__file__).parents[2] / "loader" / "gpt2_loader" / "models" / "demo"
+DEMO = Path(__file__).parents[2] / "tests" / "models" / "manual"
 
 
 def real(scores: torch.Tensor) -> torch.Tensor:

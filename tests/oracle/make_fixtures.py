@@ -1,4 +1,5 @@
-"""Writes tests/oracle/fixtures.npz: what transformers computes from the checkpoints.
+"""Writes tests/oracle/fixtures.npz: what transformers computes from the checkpoints, and from the
+bundled model.
 
 Usage: build/venv/bin/python tests/oracle/make_fixtures.py   (needs the dependency group `oracle`)
 """
@@ -9,17 +10,35 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from checkpoints import N_GREEDY, SHAPES, write_checkpoint
+from checkpoints import N_GREEDY, ROOT, SHAPES, write_checkpoint
+from tokenizer import tokenizer
+from transformers import GPT2LMHeadModel
 from transformers_reference import forward, greedy, load
 
 #: a greedy comparison over a smaller gap between two logits would test rounding, not the model
 LEAST_GAP = 1e-3
 LEAST_DISTINCT = 12
+BUNDLED = ROOT / "loader/gpt2_loader/models/demo"
+#: what the bundled model goes on with in many different tokens
+TEXT = "You can drop a table"
 
 
 def prompt_tokens(n_vocab: int) -> list[int]:
     """A prompt of 12 tokens that every vocabulary here has."""
     return [(37 * i + 5) % (n_vocab - 1) for i in range(12)]
+
+
+def fixtures(
+    name: str, model: GPT2LMHeadModel, tokens: list[int], text: list[int]
+) -> dict[str, np.ndarray]:
+    """tokens: the prompt's; text: the greedy ones after it."""
+    hidden, logits = forward(model, tokens)
+    return {
+        f"{name}/tokens": np.array(tokens),
+        f"{name}/greedy": np.array(text),
+        f"{name}/hidden": hidden,
+        f"{name}/logits": logits,
+    }
 
 
 def main() -> None:
@@ -35,17 +54,17 @@ def main() -> None:
                 break
         else:
             raise SystemExit(f"{name}: no seed gives a varied greedy text")
-        hidden, logits = forward(model, tokens)
-        arrays |= {
-            f"{name}/seed": np.array(seed),
-            f"{name}/tokens": np.array(tokens),
-            f"{name}/greedy": np.array(text),
-            f"{name}/hidden": hidden,
-            f"{name}/logits": logits,
-        }
+        arrays[f"{name}/seed"] = np.array(seed)
+        arrays |= fixtures(name, model, tokens, text)
         print(
             f"{name:14} seed {seed:2}  {len(text)} tokens, {len(set(text))} distinct, gap {gap:.4f}"
         )
+    model, tokens = load(BUNDLED), tokenizer().encode(TEXT).ids
+    text, gap = greedy(model, tokens, N_GREEDY)
+    if gap <= LEAST_GAP or len(set(text)) < LEAST_DISTINCT:
+        raise SystemExit(f"demo: gap {gap:.4f}, {len(set(text))} distinct tokens: another TEXT")
+    arrays |= fixtures("demo", model, tokens, text)
+    print(f"demo: {len(text)} tokens, {len(set(text))} distinct, gap {gap:.4f}")
     np.savez_compressed(Path(__file__).with_name("fixtures.npz"), **arrays)
 
 

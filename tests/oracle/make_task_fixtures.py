@@ -1,5 +1,5 @@
 """Writes tests/oracle/tasks.npz: what transformers makes of texts with each of the checkpoints and
-with the bundled model.
+with the tests' own model.
 
 Usage: build/venv/bin/python tests/oracle/make_task_fixtures.py   (needs the group `oracle`)
 
@@ -25,7 +25,7 @@ from tokenizer import tokenizer
 from transformers import GPT2LMHeadModel
 from transformers_reference import load
 
-DEMO = Path(__file__).parent.parent.parent / "loader/gpt2_loader/models/demo"
+DEMO = Path(__file__).parent.parent.parent / "tests/models/manual"
 TEXT = "The rows of a table\nin no order; é 😀."
 DEMO_TEXT = """To create an index on a table, use the CREATE INDEX command. Zebras dance at 7:30;
 the planner (see Section 14.1) does not care about \u201cübung\u201d."""
