@@ -6,7 +6,6 @@ script that leads from the sources' version to a changed one, and back.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -21,6 +20,8 @@ import pytest
 from conftest import ROOT, one
 from lived_in import MODELS, contents, furnish, goes_on, sequences
 from psycopg import errors
+from test_sessions import STRANGE, with_options
+
 from release.catalog import Key, Part, Refused, differences, read
 from release.releases import EXTENSIONS, VOCABULARY, Tree
 from release.upgrade import script, statements, text
@@ -130,14 +131,14 @@ CHANGES = {
     "a column's properties": Change(
         {
             "source text,\n    revision text,": "source text NOT NULL DEFAULT E'x',\n    revision text,",
-            "loaded_at timestamptz NOT NULL DEFAULT now()": "loaded_at timestamptz NOT NULL",
+            "DEFAULT session_user": "DEFAULT current_user",
             "ALTER TABLE gpt2.wpe ALTER weight SET STORAGE MAIN;":
             "ALTER TABLE gpt2.wpe ALTER weight SET STORAGE PLAIN;"
             "ALTER TABLE gpt2.bias ALTER bias SET STATISTICS 100;",
         }
     ),
     "a table's options": more("ALTER TABLE gpt2.bias SET (fillfactor = 90)"),
-    "a constraint": Change({"n_head int NOT NULL CHECK (n_head > 0)": "n_head int NOT NULL CHECK (n_head > 1)"}),
+    "a constraint": Change({"n_head int NOT NULL CHECK (n_head > 0)": "n_head int NOT NULL CHECK (n_head >= 1)"}),
     "an index": Change({"(tokenizer, special) WHERE special IS NOT NULL": "(tokenizer, special)"}),
     "triggers": Change(
         {
@@ -265,7 +266,9 @@ REFUSED = {
     ),
     # for each row that is there it would be executed, before anybody asks what it is bound to
     "a default that calls": (
-        Change({"DEFAULT now(),\n": "DEFAULT now(),\n    norm float8 DEFAULT vector_norm('[1,2]'),\n"}),
+        Change(
+            {"DEFAULT now(),\n": "DEFAULT now(),\n    norm float8 DEFAULT vector_norm('[1,2]'),\n"}
+        ),
         "column norm ON gpt2.model: it would call function vector_norm(vector), type vector for each row",
     ),
     "a constraint that calls": (
@@ -304,7 +307,9 @@ def test_by_hand(cluster, base):
         for column, rest in (("first", ""), ("last", "COMMENT ON COLUMN gpt2.note.last IS 'last'"))
     )
     rename = "ALTER TABLE gpt2.note RENAME first TO last;"
-    with pytest.raises(Refused, match="column first ON gpt2.note: it is in the old version only"):
+    with pytest.raises(
+        Refused, match=re.escape("column first ON gpt2.note: it is in the old version only")
+    ):
         upgrades(cluster, "0.1.0", {"gpt2": old}, {"gpt2": new}, {})
     made = upgrades(cluster, "0.1.0", {"gpt2": old}, {"gpt2": new}, {"gpt2": rename})["gpt2"]
     assert rename in made and "COMMENT ON COLUMN gpt2.note.last" in made
@@ -322,7 +327,9 @@ def everything(base) -> str:
 
 
 @writable
-@pytest.mark.parametrize("n", [20, pytest.param(None, marks=pytest.mark.long)], ids=["some", "each"])
+@pytest.mark.parametrize(
+    "n", [20, pytest.param(None, marks=pytest.mark.long)], ids=["some", "each"]
+)
 def test_what_is_left_out_is_seen(bench, everything, n):
     """Without any one of its statements a script fails, or makes something else."""
     after = bench.parts_of(everything)
@@ -339,3 +346,276 @@ def test_what_is_left_out_is_seen(bench, everything, n):
         except psycopg.Error:
             pass
     assert unseen == []
+
+
+# ---- A database with models, and others' objects in it
+
+
+#: what people build on the extension
+OTHERS = """
+CREATE VIEW app.norm AS SELECT model, unit, vector_norm(weight) FROM gpt2.linear WHERE slice = 0;
+CREATE VIEW app.token AS SELECT * FROM gpt2.wte;
+CREATE FUNCTION app.says(prompt text) RETURNS text LANGUAGE sql VOLATILE
+    BEGIN ATOMIC SELECT gpt2_generate(prompt, 3, model => 'own'); END;
+CREATE FUNCTION app.models() RETURNS SETOF gpt2.model LANGUAGE sql STABLE
+    BEGIN ATOMIC SELECT m.* FROM gpt2.model AS m; END;
+CREATE FUNCTION app.spy() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+CREATE TRIGGER spy BEFORE UPDATE ON gpt2.model FOR EACH ROW EXECUTE FUNCTION app.spy();
+CREATE INDEX model_source ON gpt2.model (source);
+REVOKE SELECT ON gpt2.matrix_page FROM PUBLIC; GRANT EXECUTE ON FUNCTION gpt2_generate TO pg_monitor;
+COMMENT ON VIEW gpt2.linear IS 'ours'"""
+OTHERS_ANSWERS = """
+SELECT (SELECT round(sum(n.vector_norm)::numeric, 6) FROM app.norm AS n), (SELECT count(*) FROM app.token),
+       (SELECT max(name) FROM app.models()), app.says('open')"""
+
+
+class Step(NamedTuple):
+    """A version, and what leads to it from the one before."""
+
+    version: str
+    upgrade: Scripts
+    fresh: Scripts
+
+
+def released_steps(mark: str) -> list[Step]:
+    """From the first release to the sources, by the scripts in the tree."""
+    tree = Tree()
+    versions = tree.released()
+    steps = [Step(f"{v}_{mark}", {}, {e: tree.frozen(e, v) for e in EXTENSIONS}) for v in versions]
+    if tree.version not in versions:
+        steps.append(Step(f"{tree.version}_{mark}", {}, {e: tree.built(e) for e in EXTENSIONS}))
+        versions.append(tree.version)
+    for step, (old, new) in zip(steps[1:], pairwise(versions), strict=True):
+        step.upgrade.update(
+            {e: (tree.releases / f"{e}--{old}--{new}.sql").read_text() for e in EXTENSIONS}
+        )
+    return steps
+
+
+def made_steps(cluster: str, mark: str) -> list[Step]:
+    """From the sources to what has all the changes made here."""
+    old = {e: Tree().built(e) for e in EXTENSIONS}
+    plpython = old["gpt2_plpython3u"].replace("CHUNK = 1 << 23", "CHUNK = 1 << 22")
+    new = {"gpt2": changed(old["gpt2"], *CHANGES.values()), "gpt2_plpython3u": plpython}
+    return [
+        Step(f"before_{mark}", {}, old),
+        Step(f"after_{mark}", upgrades(cluster, "before", old, new, {}), new),
+    ]
+
+
+def of_the_server(connection: psycopg.Connection, scripts: Scripts) -> Scripts:
+    """Those that it can install."""
+    known = {name for (name,) in connection.execute("SELECT name FROM pg_available_extensions")}
+    return {e: text for e, text in scripts.items() if e == "gpt2" or "plpython3u" in known}
+
+
+@writable
+@pytest.mark.parametrize("source", ["made here", "released"])
+def test_lives_on(cluster, new_database, tmp_path, source):
+    """Models, variants, vocabularies and prefixes, and what others have built, are what they were; all
+    else is what a new installation has."""
+    mark = secrets.token_hex(4)
+    steps = made_steps(cluster, mark) if source == "made here" else released_steps(mark)
+    if len(steps) < 2:
+        pytest.skip("no release leads to another version")
+    files = {step.version: step.fresh for step in steps}
+    files |= {f"{a.version}--{b.version}": b.upgrade for a, b in pairwise(steps)}
+    uri, first, last = new_database(), steps[0], steps[-1]
+    with installed(files), psycopg.connect(uri, autocommit=True) as conn:
+        extensions = of_the_server(conn, first.fresh)
+        install(conn, extensions, first)
+        furnish(uri, tmp_path)
+        conn.execute(OTHERS)
+        answers = conn.execute(OTHERS_ANSWERS).fetchone()
+        before, numbers = contents(uri), sequences(uri)
+        # what is not as it was installed: others' objects, and what they have granted
+        others = {e: beside_new(new_database, conn, e, first) for e in extensions}
+        assert len(others["gpt2"]) == 5
+        with psycopg.connect(with_options(uri, **STRANGE), autocommit=True) as strange:
+            for step in steps[1:]:
+                update(strange, extensions, step.version)
+        assert {e: beside_new(new_database, conn, e, last) for e in extensions} == others
+        assert conn.execute(OTHERS_ANSWERS).fetchone() == answers
+        assert sequences(uri) == numbers
+        after = contents(uri)
+        for name in MODELS:  # all but the fingerprint: the version is in it
+            assert after.pop(name)[1:] == before.pop(name)[1:]
+        if source == "made here":  # what has a column more, or an attribute
+            for name in ("gpt2.tokenizer", "app.beginning"):
+                assert after.pop(name)[0] == before.pop(name)[0]
+        assert after == before
+        goes_on(uri, tmp_path)
+
+
+def install(connection: psycopg.Connection, extensions: Scripts, step: Step) -> None:
+    for extension in extensions:
+        connection.execute(f"CREATE EXTENSION {extension} VERSION '{step.version}' CASCADE")
+
+
+def beside_new(
+    new_database, connection: psycopg.Connection, extension: str, step: Step
+) -> list[str]:
+    """What differs from a new installation of that version."""
+    with psycopg.connect(new_database(), autocommit=True) as new:
+        install(new, of_the_server(new, step.fresh), step)
+        fresh = read(new, extension, rows=False)
+    return differences(read(connection, extension, rows=False), fresh)
+
+
+@writable
+def test_others_objects_are_never_dropped(bench, base):
+    """What somebody has built on a function that is another one now: the server's own error, and all
+    stays as it was; what keeps its identity may be used."""
+    after = bench.parts_of(changed(base, CHANGES["an argument without default"]))
+    made = {"gpt2": script("gpt2", "0.1.0", bench.parts, after)}
+    versions = {f"before_{bench.mark}--after_{bench.mark}": made}
+    with installed(versions), bench.before.transaction(force_rollback=True):
+        bench.before.execute(
+            "CREATE VIEW public.warm AS SELECT schema_of_the_extension.gpt2_prewarm('x')"
+        )
+        with pytest.raises(errors.DependentObjectsStillExist) as raised, bench.before.transaction():
+            update(bench.before, ["gpt2"], f"after_{bench.mark}")
+        assert "view warm depends on" in raised.value.diag.message_detail
+        assert raised.value.diag.message_primary.startswith(
+            'cannot drop function "gpt2_prewarm of 0.1.0"(text) because other objects depend on it'
+        )
+        assert differences(read(bench.before, "gpt2"), bench.parts) == []
+        bench.before.execute("DROP VIEW public.warm")
+        update(bench.before, ["gpt2"], f"after_{bench.mark}")
+
+
+@writable
+def test_hostile_schema(bench, base):
+    """What somebody has made in the schema beforehand is neither called by an upgrade, nor by what it
+    makes."""
+    calls = "SELECT cardinality('{1}'::int[])"
+    after = changed(
+        base,
+        more(
+            f"CREATE FUNCTION gpt2._calls() RETURNS int LANGUAGE sql STABLE BEGIN ATOMIC {calls}; END"
+        ),
+        Change(
+            {
+                "DEFAULT false\n);": "DEFAULT false,\n    stars int DEFAULT cardinality('{1}'::int[]));"
+            }
+        ),
+    )
+    made = {"gpt2": script("gpt2", "before", bench.parts, bench.parts_of(after))}
+    old, new = f"before_{bench.mark}", f"after_{bench.mark}"
+    with installed({f"{old}--{new}": made}), bench.before.transaction(force_rollback=True):
+        bench.before.execute("""
+            CREATE SEQUENCE sprung;
+            CREATE FUNCTION schema_of_the_extension.cardinality(int[]) RETURNS int LANGUAGE plpgsql
+            AS 'BEGIN RETURN nextval(''public.sprung''); END'""")
+        with pytest.raises(errors.InvalidObjectDefinition) as raised, bench.before.transaction():
+            update(bench.before, ["gpt2"], new)
+        assert (
+            "function schema_of_the_extension.cardinality(integer[])"
+            in raised.value.diag.message_detail
+        )
+        assert not one(bench.before, "SELECT is_called FROM sprung")
+
+
+# ---- Releases
+
+
+@pytest.fixture
+def tree(tmp_path) -> Tree:
+    """A checkout with what a release asks for, and all of it committed."""
+    for name in ("META.json", "CHANGELOG.md", VOCABULARY):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / ".gitignore").write_text("/build/\n")
+    tree = Tree(tmp_path)
+    set_version(tree, "1.0.0")
+    git(tree, "init", "--quiet")
+    commit(tree)
+    return tree
+
+
+def git(tree: Tree, *arguments: str) -> None:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run(["git", *identity, *arguments], cwd=tree.root, check=True)
+
+
+def commit(tree: Tree) -> None:
+    git(tree, "add", "--all")
+    git(tree, "commit", "--quiet", "--message", "as it is")
+
+
+def set_version(tree: Tree, version: str, day: str = "2026-02-28") -> None:
+    """In META.json and in CHANGELOG.md; with scripts as they are built."""
+    meta = tree.root / "META.json"
+    meta.write_text(
+        re.sub(r'("version": )"\d\.\d\.\d"(?!.*meta-spec)', rf'\1"{version}"', meta.read_text())
+    )
+    meta.write_text(re.sub(r'(meta-spec": {\s+"version": )"[^"]+"', r'\1"1.0.0"', meta.read_text()))
+    changelog = tree.root / "CHANGELOG.md"
+    changelog.write_text(re.sub("^## .*", f"## {version} ({day})", changelog.read_text(), count=1))
+    for extension in EXTENSIONS:
+        built = tree.root / f"build/{extension}--{version}.sql"
+        built.parent.mkdir(exist_ok=True)
+        built.write_text(
+            f"-- {extension}\n$vocab$\n{(tree.root / VOCABULARY).read_text()}$vocab$;\n"
+        )
+
+
+def test_freeze(tree):
+    """The frozen script is the built one, with half its size."""
+    assert list(tree.unready()) == [] and tree.released() == []
+    files = tree.freeze()
+    assert [file.name for file in files] == ["gpt2--1.0.0.sql", "gpt2_plpython3u--1.0.0.sql"]
+    assert all(file.stat().st_size < 100 for file in files)
+    assert tree.frozen("gpt2", "1.0.0") == tree.built("gpt2")
+    assert tree.released() == ["1.0.0"]
+    assert list(tree.faults()) == []
+
+
+def test_not_ready(tree):
+    """A release without a date, without a commit, or twice."""
+    set_version(tree, "1.0.0", day="unreleased")
+    heading, uncommitted = tree.unready()
+    assert heading.startswith(
+        'CHANGELOG.md begins with "## 1.0.0 (unreleased)" and not with "## 1.0.0 (2'
+    )
+    assert "not committed:\n M CHANGELOG.md" in uncommitted
+    set_version(tree, "1.0.0")
+    tree.freeze()
+    commit(tree)
+    assert list(tree.unready()) == ["1.0.0 is released already: raise the version in META.json"]
+
+
+def test_released_scripts_stay(tree):
+    """A change under a version that is released; one that goes back; scripts that lack, or lead
+    nowhere."""
+    tree.freeze()
+    built = tree.root / "build/gpt2--1.0.0.sql"
+    built.write_text(built.read_text() + "-- more\n")
+    assert list(tree.faults()) == [
+        "1.0.0 is released, and the script of gpt2 has changed since: raise the version in META.json "
+        "and run `make upgrade`"
+    ]
+    set_version(tree, "0.9.0")
+    assert "1.0.0 is released, and META.json has 0.9.0, which comes before it" in list(
+        tree.faults()
+    )
+    set_version(tree, "1.1.0")
+    assert list(tree.faults()) == [
+        f"extension/releases/{e}--1.0.0--1.1.0.sql is missing: run `make upgrade`"
+        for e in EXTENSIONS
+    ]
+    for extension in EXTENSIONS:
+        tree.upgrade(extension).write_text("")
+    assert list(tree.faults()) == []
+    set_version(tree, "1.10.0")
+    assert [re.sub(" .*", "", fault) for fault in tree.faults()] == [
+        "extension/releases/gpt2--1.0.0--1.10.0.sql",
+        "extension/releases/gpt2_plpython3u--1.0.0--1.10.0.sql",
+        "extension/releases/gpt2--1.0.0--1.1.0.sql",
+        "extension/releases/gpt2_plpython3u--1.0.0--1.1.0.sql",
+    ]
+
+
+def test_this_tree():
+    """What is released is as it was, and scripts lead to the version that is in the sources."""
+    assert list(Tree().faults()) == []

@@ -1,8 +1,8 @@
 """Releases of the extensions, and the scripts that lead from one to the next: CONTRIBUTING.md.
 
-    python -m release check     whether what is released is as it was: `make lint`
-    python -m release upgrade   writes the scripts from the last release to the sources: `make upgrade`
-    python -m release freeze    writes the scripts of this version for ever: `make release`
+python -m release check     whether what is released is as it was: `make lint`
+python -m release upgrade   writes the scripts from the last release to the sources: `make upgrade`
+python -m release freeze    writes the scripts of this version for ever: `make release`
 """
 
 from __future__ import annotations
@@ -48,7 +48,12 @@ def freeze(tree: Tree) -> None:
         raise SystemExit("\n".join(reasons))
     files = [str(file.relative_to(tree.root)) for file in tree.freeze()]
     version = tree.version
-    print(f"git add {' '.join(files)}", f"git commit -m 'Release {version}'", f"git tag v{version}", sep="\n")
+    print(
+        f"git add {' '.join(files)}",
+        f"git commit -m 'Release {version}'",
+        f"git tag v{version}",
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

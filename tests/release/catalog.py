@@ -278,7 +278,10 @@ WITH RECURSIVE part (classid, objid) AS (
     WHERE d.deptype IN ('a', 'i')
 )
 """
-DESCRIBED = BELONGS + "SELECT classid::regclass::text, objid, pg_describe_object(classid, objid, 0) FROM part"
+DESCRIBED = (
+    BELONGS
+    + "SELECT classid::regclass::text, objid, pg_describe_object(classid, objid, 0) FROM part"
+)
 USES = (
     BELONGS
     + """
@@ -310,9 +313,18 @@ def read(connection: psycopg.Connection, extension: str, rows: bool = True) -> d
         remake(connection, described)
         parts, keys, types = {}, {}, {}
         for query in KINDS:
-            for *head, relation, catalog, oid, column, definition, comment, acl, given, used in (
-                connection.execute(query)
-            ):
+            for (
+                *head,
+                relation,
+                catalog,
+                oid,
+                column,
+                definition,
+                comment,
+                acl,
+                given,
+                used,
+            ) in connection.execute(query):
                 if (catalog, oid) not in described:
                     continue
                 key = Key(*head)
@@ -394,7 +406,9 @@ def differences(one: dict[Key, Part], other: dict[Key, Part]) -> list[str]:
 def shown(first: object, second: object) -> str:
     """Two values, or what is in only one of them."""
     if isinstance(first, dict) and isinstance(second, dict):
-        names = [name for name in first.keys() | second.keys() if first.get(name) != second.get(name)]
+        names = [
+            name for name in first.keys() | second.keys() if first.get(name) != second.get(name)
+        ]
         first, second = ({name: each.get(name) for name in names} for each in (first, second))
     elif isinstance(first, set) and isinstance(second, set):
         first, second = first - second, second - first

@@ -25,11 +25,21 @@ from release.releases import ROOT
 Parts = dict[Key, Part]
 BUILD = ROOT / "extension/build"
 
-#: as the script of an installation ends: sql/install/dependencies.sql
+#: An installation's script ends with such a check: sql/install/dependencies.sql. Here what others had
+#: hung on the tables before, as a trigger, is theirs.
+KNOWN = """\
+SELECT pg_catalog.set_config('gpt2.known', (
+    SELECT pg_catalog.array_agg(d::pg_catalog.text)::pg_catalog.text
+    FROM gpt2._foreign_dependencies() AS d), true);"""
 CHECK = """\
 -- What was made must call nothing of somebody else's: see sql/install/dependencies.sql.
 
-DO $$ BEGIN PERFORM gpt2._check_dependencies(); END; $$;
+SET LOCAL search_path = pg_catalog, pg_temp;
+DO $$
+BEGIN
+    PERFORM gpt2._check_dependencies(nullif(current_setting('gpt2.known'), '')::text[]);
+END;
+$$;
 """
 #: what is executed at once may only mean PostgreSQL's own, or what is named with its schema
 AT_ONCE = """\
@@ -70,11 +80,13 @@ def script(extension: str, before: str, old: Parts, new: Parts, by_hand: str = "
 
 def text(extension: str, made: Iterable[list[str]], by_hand: str = "") -> str:
     """A script of these statements, and what such a script needs around them."""
-    parts = [AT_ONCE.format(by_hand.strip())] if by_hand else []
+    parts = [KNOWN, *([AT_ONCE.format(by_hand.strip())] if by_hand else [])]
     parts += ["\n".join(part) for part in made]
     body = "\n\n".join([*parts, CHECK]).replace(SCHEMA, "@extschema@")
     # strings that mean the same whatever the session's standard_conforming_strings
-    body = subprocess.run([BUILD, "--escape"], input=body, capture_output=True, check=True, text=True)
+    body = subprocess.run(
+        [BUILD, "--escape"], input=body, capture_output=True, check=True, text=True
+    )
     first = f'\\echo Use "ALTER EXTENSION {extension} UPDATE" to load this file. \\quit'
     return f"{first}\n\n{body.stdout}"
 
@@ -98,8 +110,7 @@ def statements(before: str, old: Parts, new: Parts) -> Iterator[list[str]]:
 
     for key in last_made_first:
         if key in renamed:
-            name = renamed[key].partition("(")[0].rpartition(".")[2]
-            yield [f"ALTER {noun(key)} {key.name} RENAME TO {name};"]
+            yield [f"ALTER {noun(key)} {key.name} RENAME TO {name_of_old(key, before)};"]
         elif key.kind in HANGING and not relation(old[key], old) & lost:
             yield [drop_hanging(old[key])]
     for key in sorted(new, key=lambda key: new[key].order):
@@ -172,12 +183,17 @@ def new_names(before: str, lost: set[Key], new: Parts) -> dict[Key, str]:
     for key in sorted(lost):
         name, bracket, types = key.name.partition("(")
         if key.kind in DROPPED and name in taken:
-            schema, _, own = name.rpartition(".")
-            own = f"{own} of {before}"
-            if len(own.encode()) > LONGEST_NAME:
-                raise Refused(f"{key}: {own} is no name")
-            found[key] = f'{schema}."{own}"{bracket}{types}'
+            schema, _, _ = name.rpartition(".")
+            found[key] = f"{schema}.{name_of_old(key, before)}{bracket}{types}"
     return {key: with_new_names(name, found) for key, name in found.items()}
+
+
+def name_of_old(key: Key, before: str) -> str:
+    _, _, own = key.name.partition("(")[0].rpartition(".")
+    name = f"{own} of {before}"
+    if len(name.encode()) > LONGEST_NAME:
+        raise Refused(f"{key}: {name} is longer than a name can be")
+    return f'"{name}"'
 
 
 def with_new_names(name: str, renamed: dict[Key, str]) -> str:
@@ -223,14 +239,18 @@ def create(part: Part, has_rows: bool = False) -> list[str]:
         return add_column(part, has_rows) if d else []
     if kind == "constraint":
         return at_once(
-            part, has_rows, f"ALTER TABLE {part.relation} ADD CONSTRAINT {part.own_name} {d['constraint']};"
+            part,
+            has_rows,
+            f"ALTER TABLE {part.relation} ADD CONSTRAINT {part.own_name} {d['constraint']};",
         )
     if kind == "index":
         return at_once(part, has_rows, f"{d['create']};")
     if kind == "trigger":
         enabled = ENABLED.get(d["enabled"])
         return [f"{d['create']};"] + [
-            f"ALTER TABLE {part.relation} {enabled} TRIGGER {part.own_name};" for _ in [enabled] if enabled
+            f"ALTER TABLE {part.relation} {enabled} TRIGGER {part.own_name};"
+            for _ in [enabled]
+            if enabled
         ]
     if kind == "sequence" and d["of"]:
         return []  # its column made it
@@ -267,7 +287,10 @@ def attribute(column: list) -> str:
 
 def set_options(part: Part, old: list[str] | None = None) -> list[str]:
     """old: those that it has already."""
-    was, now = ({o.partition("=")[0]: o for o in options or []} for options in (old, part.definition["options"]))
+    was, now = (
+        {o.partition("=")[0]: o for o in options or []}
+        for options in (old, part.definition["options"])
+    )
     changes = [f"RESET ({name})" for name in was.keys() - now.keys()]
     changes += [f"SET ({option})" for name, option in now.items() if was.get(name) != option]
     alter = [f"ALTER {noun(part.key)} {part.key.name} {change};" for change in changes]
@@ -287,7 +310,9 @@ def add_column(part: Part, has_rows: bool) -> list[str]:
         text += f" DEFAULT {d['default']}"
     text += f"{' NOT NULL' if d['not null'] else ''};"
     found = at_once(part, has_rows, text) if d["default"] else [text]
-    return found + [alter_column(part, name) for name in ("storage", "statistics", "compression")
+    return found + [
+        alter_column(part, name)
+        for name in ("storage", "statistics", "compression")
         if d[name] not in (None, "")
     ]
 
@@ -303,7 +328,9 @@ ALTER_COLUMN = {
     "not null": lambda value: f"{'SET' if value else 'DROP'} NOT NULL",
     "storage": lambda value: f"SET STORAGE {STORAGE[value]}",
     "statistics": lambda value: f"SET STATISTICS {-1 if value is None else value}",
-    "compression": lambda value: f"SET COMPRESSION { {'p': 'pglz', 'l': 'lz4'}.get(value, 'default')}",
+    "compression": lambda value: (
+        f"SET COMPRESSION { {'p': 'pglz', 'l': 'lz4'}.get(value, 'default') }"
+    ),
 }
 
 
@@ -416,7 +443,9 @@ def describe(part: Part, old: Part | None) -> list[str]:
                 privilege, on, name = f"{privilege} ({part.own_name})", "TABLE", part.relation
             elif part.key.kind in ("view", "aggregate"):
                 on = {"view": "TABLE", "aggregate": "FUNCTION"}[part.key.kind]
-            found.append(f"{verb} {privilege} ON {on} {name} {to} {role}{option if to == 'TO' else ''};")
+            found.append(
+                f"{verb} {privilege} ON {on} {name} {to} {role}{option if to == 'TO' else ''};"
+            )
     return found
 
 
