@@ -139,7 +139,8 @@ def relation(part: Part, parts: Parts) -> set[Key]:
 
 
 def goes_with(part: Part, lost: set[Key]) -> bool:
-    """Whether it cannot stay where others are lost."""
+    """Whether it cannot stay where others are lost: what its columns or arguments are of, what it
+    belongs to, and what a constraint, an index or a trigger calls."""
     needs = part.signature | {key for key in lost if key.name == part.relation}
     return bool((needs | (part.uses if part.key.kind in HANGING else set())) & lost)
 
@@ -176,8 +177,8 @@ def check_places(old: Parts, new: Parts) -> None:
 
 
 def new_names(before: str, lost: set[Key], new: Parts) -> dict[Key, str]:
-    """Names for what is in the way of something new. While it is there, a call of the new one could
-    mean it."""
+    """For what is in the way of something new: while it has its name, a call of the new one could mean
+    it."""
     taken = {key.name.partition("(")[0] for key in new}
     found: dict[Key, str] = {}
     for key in sorted(lost):
@@ -197,7 +198,7 @@ def name_of_old(key: Key, before: str) -> str:
 
 
 def with_new_names(name: str, renamed: dict[Key, str]) -> str:
-    """A function's name, with those that the types of its arguments have by now."""
+    """A function's name, with the names that the types of its arguments have by now."""
     name, bracket, types = name.partition("(")
     now = {key.name: other for key, other in renamed.items() if key.kind in ("type", "view")}
     listed = [
@@ -246,12 +247,10 @@ def create(part: Part, has_rows: bool = False) -> list[str]:
     if kind == "index":
         return at_once(part, has_rows, f"{d['create']};")
     if kind == "trigger":
-        enabled = ENABLED.get(d["enabled"])
-        return [f"{d['create']};"] + [
-            f"ALTER TABLE {part.relation} {enabled} TRIGGER {part.own_name};"
-            for _ in [enabled]
-            if enabled
-        ]
+        made, enabled = [f"{d['create']};"], ENABLED.get(d["enabled"])
+        if enabled:
+            made.append(f"ALTER TABLE {part.relation} {enabled} TRIGGER {part.own_name};")
+        return made
     if kind == "sequence" and d["of"]:
         return []  # its column made it
     raise Refused(f"{part.key}: it is new")
@@ -305,7 +304,8 @@ def add_column(part: Part, has_rows: bool) -> list[str]:
         always = "ALWAYS" if d["identity"] == "a" else "BY DEFAULT"
         text += f" GENERATED {always} AS IDENTITY (START WITH {d['start']})"
     elif d["generated"]:
-        text += f" GENERATED ALWAYS AS ({d['default']}) STORED"
+        kept = "STORED" if d["generated"] == "s" else "VIRTUAL"
+        text += f" GENERATED ALWAYS AS ({d['default']}) {kept}"
     elif d["default"]:
         text += f" DEFAULT {d['default']}"
     text += f"{' NOT NULL' if d['not null'] else ''};"
