@@ -64,8 +64,8 @@ need-model:
 
 ##@ Test
 WITH_SERVER = $(SETUP)/cluster run
-.PHONY: lint lint-python lint-shell lint-sql
-lint: lint-python lint-shell lint-sql  ## check the sources by their rules; FIGURES=1: and count
+.PHONY: lint lint-python lint-shell lint-sql lint-release
+lint: lint-python lint-shell lint-sql lint-release  ## check the sources by their rules; FIGURES=1: and count
 lint-python: packages
 	@$(SETUP)/python lint
 	@build/venv/bin/ruff check --quiet --output-format concise
@@ -78,6 +78,9 @@ lint-shell:
 
 lint-sql: extensions
 	@$(WITH_SERVER) $(TOOL) lint $(if $(FIGURES),--figures)
+
+lint-release: build python
+	@$(TOOL) release check
 
 # Which error messages no test triggers is asked where every test runs.
 MESSAGES = $(TOOL) messages
@@ -108,7 +111,7 @@ fuzz: extensions  ## broken model files and odd calls: FILES=200000 CALLS=100000
 # files that compare no number which a model computes
 WITHOUT_NUMBERS := arguments bench clusters commands concurrency crash dump edition extension fuzz \
 	hostile hub lint loader loader_cli long_words malformed matrix messages pattern plpython \
-	replication rights sessions standby tokenizer upgrade
+	replication release rights sessions standby tokenizer upgrade
 test-portable: extensions  ## the tests of numbers, on a server whose pgvector is compiled otherwise
 	@pg_config=$$($(SETUP)/portable) && $(SUBMAKE) test PG_CONFIG="$$pg_config" \
 		PYTEST_ARGS='$(WITHOUT_NUMBERS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)'
@@ -153,6 +156,14 @@ bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: in shor
 	@$(SETUP)/cluster stop
 	@$(WITH_SERVER) $(BENCH) $(BENCH_ARGS)
 
+##@ Release
+.PHONY: upgrade release
+upgrade: extensions  ## the scripts that lead from the last release to the sources as they are
+	@$(WITH_SERVER) $(TOOL) release upgrade
+
+release: build python  ## freeze the scripts of META.json's version: CONTRIBUTING.md
+	@$(TOOL) release freeze
+
 ##@ The private server
 .PHONY: server dsn env stop
 server: packages  ## start it
@@ -189,9 +200,10 @@ browser:  ## Chromium, in which the tests look at the pictures: by apt, where th
 EXTVERSION := $(shell awk -F '"' '$$2 == "version" { print $$4; exit }' META.json)
 EXTENSION = build/gpt2 build/gpt2_plpython3u
 DATA_built = $(EXTENSION:=--$(EXTVERSION).sql)
-DATA = $(wildcard extension/*--*--*.sql)
+DATA = $(wildcard extension/releases/*--*--*.sql)
 SOURCES := META.json extension/build $(shell find extension sql plpython loader/gpt2_loader \
-	-name '*.sql' -o -name '*.py' -o -name '*.bpe' -o -name '*.manifest' 2> /dev/null)
+	-path extension/releases -prune -o \( -name '*.sql' -o -name '*.py' -o -name '*.bpe' -o \
+	-name '*.manifest' \) -print 2> /dev/null)
 REGRESS := $(patsubst tests/sql/%.sql,%,$(sort $(wildcard tests/sql/*.sql)))
 REGRESS_OPTS = --inputdir=tests --outputdir=build/regress \
 	--load-extension=vector --load-extension=gpt2

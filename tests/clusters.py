@@ -62,10 +62,10 @@ class Cluster(PostgreSQLExecutor):
             host=self.host, port=self.port, user=user or self.user, dbname=database
         )
 
-    def database(self, name: str, *extensions: str) -> str:
-        """Makes a database with these extensions; gives its connection string."""
+    def database(self, name: str, *extensions: str, copy_of: str = "template1") -> str:
+        """Makes a database with these extensions, or a copy of another; gives its connection string."""
         with psycopg.connect(self.dsn(), autocommit=True) as admin:
-            admin.execute(f"CREATE DATABASE {name}")
+            admin.execute(f"CREATE DATABASE {name} TEMPLATE {copy_of}")
         with psycopg.connect(self.dsn(name), autocommit=True) as conn:
             for extension in extensions:
                 conn.execute(f"CREATE EXTENSION {extension} CASCADE")

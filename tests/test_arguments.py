@@ -24,9 +24,8 @@ SEED = int(os.environ.get("GPT2_SEED", "1"))
 @pytest.fixture(scope="module")
 def database(new_database) -> str:
     """URI of a database with a small model m, and a prefix by it in the table p."""
-    uri = new_database()
+    uri = new_database(holds="extension")
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
         if one(
             connection, "SELECT count(*) FROM pg_available_extensions WHERE name = 'plpython3u'"
         ):

@@ -38,9 +38,16 @@ def new_name() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def source(server, tmp_path_factory) -> str:
+def blank(server) -> str:
+    """Name of a database with the extension, to copy."""
+    server.database("blank", "gpt2")
+    return "blank"
+
+
+@pytest.fixture(scope="module")
+def source(server, blank, tmp_path_factory) -> str:
     """URI of a database that is lived in."""
-    uri = server.database("source", "gpt2")
+    uri = server.database("source", copy_of=blank)
     furnish(uri, tmp_path_factory.mktemp("models"))
     return uri
 
@@ -88,10 +95,10 @@ MATRIX = [
 
 
 @pytest.mark.parametrize(("form", "jobs", "kind"), MATRIX)
-def test_restore(server, source, expected, dumps, new_name, tmp_path, form, jobs, kind):
+def test_restore(server, blank, source, expected, dumps, new_name, tmp_path, form, jobs, kind):
     """Into an empty database, one with the extension, and, with --clean, one with other models: rows,
     texts and numbers are the same, and no number is given away twice afterwards."""
-    uri = server.database(next(new_name), *([] if kind == "empty" else ["gpt2"]))
+    uri = server.database(next(new_name), copy_of="template1" if kind == "empty" else blank)
     options = [f"--jobs={jobs}"]
     if kind == "clean":
         form = "clean" if form == "plain" else form
@@ -126,11 +133,11 @@ def test_restore_of_the_plain_script(server, new_name, tmp_path):
 
 
 @pytest.fixture
-def shared(server, new_name, tmp_path) -> tuple[str, str]:
+def shared(server, blank, new_name, tmp_path) -> tuple[str, str]:
     """A database with a model of the superuser's and a table of a role's: its URI for the one and
     for the other."""
     name = next(new_name)
-    uri = server.database(name, "gpt2")
+    uri = server.database(name, copy_of=blank)
     tokenizer_json(directory_of(tmp_path / "added"))
     load_model(uri, tmp_path / "added", "added")
     with psycopg.connect(uri) as conn:

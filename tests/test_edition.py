@@ -50,9 +50,8 @@ def uri(new_database, checkpoint) -> str:
     """A database with MODELS: the first two are full, the others their variants, each with a page of
     three matrices; and one more model, 'other', with a variant, 'other_variant', of which nothing
     is changed."""
-    dsn = new_database()
+    dsn = new_database(holds="extension")
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
         for name, dtype in (("full", "float32"), ("half", "float16"), ("other", "float32")):
             load_model(dsn, checkpoint, name, "--dtype", dtype)
         for base, name in (
@@ -374,10 +373,9 @@ def test_shape(tx):
 
 def test_no_number_comes_back(new_database, checkpoint):
     """Neither of a model nor of an edition: by replacing, by dropping and loading, by a failure."""
-    dsn = new_database()
+    dsn = new_database(holds="extension")
     seen: list[tuple] = []
     with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute("CREATE EXTENSION gpt2 CASCADE")
 
         def note() -> None:
             seen.append(
@@ -472,9 +470,8 @@ def test_dump_and_restore(uri, new_database, tmp_path, options):
 def test_two_sessions(new_database, checkpoint):
     """Until an edit is committed others see the old weights and the old number; two edits at the
     same time are two numbers."""
-    dsn = new_database()
+    dsn = new_database(holds="extension")
     with psycopg.connect(dsn, autocommit=True) as admin:
-        admin.execute("CREATE EXTENSION gpt2 CASCADE")
         load_model(dsn, checkpoint, "full")
         with psycopg.connect(dsn) as first, psycopg.connect(dsn) as second:
             before = editions(admin)

@@ -393,9 +393,8 @@ def test_prefix_is_not_computed_again(prefixes):
 
 
 def test_prefix_of_another_model(new_database):
-    uri = new_database()
+    uri = new_database(holds="extension")
     with psycopg.connect(uri, autocommit=True) as conn:
-        conn.execute("CREATE EXTENSION gpt2 CASCADE")
         for name in ("one", "other"):
             load_model(uri, DEMO, name)
         conn.execute("CREATE TABLE p AS SELECT gpt2_prefix('CREATE TABLE', 'one') AS prefix")

@@ -277,9 +277,8 @@ def test_attribution_of_float16(shapes, new_database):
     """The parts add up to the logit with rounded weights too."""
     from conftest import load_model
 
-    uri = new_database()
+    uri = new_database(holds="extension")
     with psycopg.connect(uri, autocommit=True) as conn:
-        conn.execute("CREATE EXTENSION gpt2 CASCADE")
         load_model(uri, DEMO, "half", "--dtype", "float16")
         (total,) = conn.execute(
             "SELECT sum(contribution) FROM gpt2_direct_logit_attribution('PostgreSQL is')"

@@ -6,7 +6,6 @@ superuser of a server that has the extensions.
 
 import json
 import math
-import os
 import shutil
 import struct
 import tempfile
@@ -20,7 +19,6 @@ import pytest
 from gpt2_loader import client, importer, vocabulary
 from gpt2_loader.checkpoint import Checkpoint
 from gpt2_loader.errors import LoadError, from_os_error
-from psycopg.conninfo import make_conninfo
 from safetensors.numpy import save_file
 
 TABLES = ("model", "wte", "wpe", "layer_norm", "bias", "linear", "lm_head")
@@ -43,21 +41,13 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def database():
+def database(new_database) -> str:
     """Connection string of a new database with both extensions, where the server has PL/Python."""
-    server = os.environ["GPT2_TEST_DSN"]
-    name = f"test_loader_{os.getpid()}"
-    with psycopg.connect(server, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE template0")
-        try:
-            dsn = make_conninfo(server, dbname=name)
-            with psycopg.connect(dsn, autocommit=True) as connection:
-                connection.execute("CREATE EXTENSION gpt2 CASCADE")
-                if has_plpython(connection):
-                    connection.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
-            yield dsn
-        finally:
-            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    dsn = new_database(holds="extension")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        if has_plpython(connection):
+            connection.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
+    return dsn
 
 
 @pytest.fixture

@@ -130,9 +130,7 @@ TRAINED = ["ab", "abc", "digits"]
 @pytest.fixture(scope="module")
 def others(new_database, tmp_path_factory):
     """URI of a database with a model of each vocabulary, and their tokenizers by their names."""
-    uri = new_database()
-    with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
+    uri = new_database(holds="extension")
     references = {}
     for letters in TRAINED:
         trained = ByteLevelBPETokenizer()

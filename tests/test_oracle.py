@@ -15,10 +15,7 @@ PROMPT = [17250, 612, 11, 995, 0, 383, 2068, 7586, 21831]
 
 @pytest.fixture(scope="module")
 def uri(new_database):
-    uri = new_database()
-    with psycopg.connect(uri, autocommit=True) as conn:
-        conn.execute("CREATE EXTENSION gpt2 CASCADE")
-    return uri
+    return new_database(holds="extension")
 
 
 @pytest.mark.parametrize("name", [*SHAPES, "inverse_layer", "inverse_layer_only", "demo", "124M"])

@@ -21,9 +21,8 @@ GAP = 0.05
 @pytest.fixture(scope="module")
 def both(new_database):
     """A connection to a database with the tests' model as 'single' and as 'half'."""
-    uri = new_database()
+    uri = new_database(holds="extension")
     with psycopg.connect(uri, autocommit=True) as conn:
-        conn.execute("CREATE EXTENSION gpt2 CASCADE")
         load_model(uri, DEMO, "single")
         load_model(uri, DEMO, "half", "--dtype", "float16")
         yield conn
@@ -137,7 +136,7 @@ def test_perplexity(both, file):
 @pytest.mark.parametrize("shape", ["odd_widths", "untied", "narrow_mlp"])
 def test_shapes(new_database, tmp_path, shape):
     """Widths that fill no page evenly, odd ones too: near a float32 model of the same weights."""
-    uri = new_database()
+    uri = new_database(holds="extension")
     rounded = {
         name: value.astype(np.float16).astype(np.float32)
         if value.ndim == 2 and "wpe" not in name
@@ -147,7 +146,6 @@ def test_shapes(new_database, tmp_path, shape):
     directory = write_checkpoint(tmp_path, SHAPES[shape])
     save_file(rounded, directory / "model.safetensors", metadata={"format": "pt"})
     with psycopg.connect(uri, autocommit=True) as conn:
-        conn.execute("CREATE EXTENSION gpt2 CASCADE")
         load_model(uri, directory, "single")
         load_model(uri, directory, "half", "--dtype", "float16")
         single, half = (hidden_states(conn, [5, 42, 79, 116], name) for name in ("single", "half"))
@@ -155,14 +153,13 @@ def test_shapes(new_database, tmp_path, shape):
 
 
 def test_weight_too_large(new_database, tmp_path):
-    uri = new_database()
+    uri = new_database(holds="extension")
     shape = SHAPES["one_block"]
     weights = tensors(shape)
     weights["transformer.h.0.mlp.c_fc.weight"][3, 4] = 70000
     directory = write_checkpoint(tmp_path, shape)
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     with psycopg.connect(uri, autocommit=True) as conn:
-        conn.execute("CREATE EXTENSION gpt2 CASCADE")
         with pytest.raises(AssertionError, match=r'"h\.0\.mlp\.c_fc\.weight" does not fit float16'):
             load_model(uri, directory, "m", "--dtype", "float16")
         assert conn.execute("SELECT count(*) FROM gpt2.model").fetchone() == (0,)

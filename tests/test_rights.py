@@ -198,7 +198,7 @@ def test_tables_with_policies(reader):
 def server(new_database) -> Iterator[str]:
     """A database with both extensions and roles that own nothing: gpt2_rights_owner, and
     gpt2_rights_member, a NOINHERIT member of gpt2_rights_loaders, who may do all that is needed."""
-    uri = new_database()
+    uri = new_database(holds="extension")
     with psycopg.connect(uri, autocommit=True) as connection:
         if not has_plpython(connection):
             pytest.skip("the server has no PL/Python")

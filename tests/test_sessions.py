@@ -330,12 +330,11 @@ def test_models_keep_their_numbers(demo_dsn):
 @pytest.fixture(scope="module")
 def two_sessions(new_database, tmp_path_factory) -> Iterator[tuple]:
     """Two sessions of a database with a small model, and a copy of the rows that are edited."""
-    uri = new_database()
+    uri = new_database(holds="extension")
     with (
         psycopg.connect(uri, autocommit=True) as reader,
         psycopg.connect(uri, autocommit=True) as editor,
     ):
-        reader.execute("CREATE EXTENSION gpt2 CASCADE")
         load_model(uri, write_checkpoint(tmp_path_factory.mktemp("m"), SHAPES["one_block"]), "m")
         reader.execute("CREATE TABLE kept AS SELECT * FROM gpt2.wpe")
         yield reader, editor

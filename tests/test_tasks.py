@@ -406,9 +406,8 @@ def test_float16(new_database):
     """Rounded weights change a score by little."""
     from conftest import DEMO
 
-    uri = new_database()
+    uri = new_database(holds="extension")
     with psycopg.connect(uri, autocommit=True) as conn:
-        conn.execute("CREATE EXTENSION gpt2 CASCADE")
         load_model(uri, DEMO, "half", "--dtype", "float16")
         text = FIXTURES["demo/text"].item()
         ours = [row[0] for row in rows(conn, "SELECT logprob FROM gpt2_score(%s)", text)][1:]

@@ -28,9 +28,7 @@ PROMPT = "The cat"
 def uri(new_database, tmp_path_factory) -> str:
     """A database with each of MODELS, a copy of it as X_copy, other weights as X_other, and the
     tests' model as 'demo' and, in float16, as 'demo_half'."""
-    dsn = new_database()
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
+    dsn = new_database(holds="extension")
     for name in MODELS:
         shape, dtype = name.rsplit("_", 1)
         directory = write_checkpoint(tmp_path_factory.mktemp(shape), SHAPES[shape])

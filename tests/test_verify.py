@@ -20,9 +20,8 @@ RANDOM = ROOT / "tests/verify/random.json"
 @pytest.fixture(scope="module")
 def verified(new_database, tmp_path_factory):
     """A database with the model of random.json."""
-    uri = new_database()
+    uri = new_database(holds="extension")
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
         load_model(uri, write_checkpoint(tmp_path_factory.mktemp("verified"), VERIFIED), "verified")
         yield connection
 

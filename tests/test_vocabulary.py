@@ -18,9 +18,8 @@ EXPECTED = json.loads((ROOT / "tests/oracle/vocabularies.json").read_text())
 @pytest.fixture(scope="module")
 def conn(new_database, tmp_path_factory):
     """A connection to a database with a model of each layout, by its name."""
-    uri = new_database()
+    uri = new_database(holds="extension")
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("CREATE EXTENSION gpt2 CASCADE")
         for name, write in LAYOUTS.items():
             directory = tmp_path_factory.mktemp(name)
             write(directory)

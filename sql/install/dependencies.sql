@@ -76,7 +76,8 @@ COMMENT ON FUNCTION gpt2._foreign_dependencies IS
     'what the extension''s objects use that is neither PostgreSQL''s nor an extension''s: no rows';
 
 
-CREATE FUNCTION gpt2._check_dependencies()
+-- An update knows what was there before it: a trigger, say, that somebody has hung on a table.
+CREATE FUNCTION gpt2._check_dependencies(known text[] DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -89,18 +90,20 @@ BEGIN
            string_agg(format('DROP %s %s;', upper(f.type), f.uses), ' ' ORDER BY f.uses) AS drops
     INTO found
     FROM (SELECT DISTINCT d.type, d.uses, d.owner FROM gpt2._foreign_dependencies() AS d
+          WHERE d::text <> ALL (coalesce(known, '{}'))
           ORDER BY d.uses LIMIT 10) AS f;
     IF found.uses IS NOT NULL THEN
         RAISE EXCEPTION 'functions of others would be called by those of gpt2'
             USING ERRCODE = 'invalid_object_definition',
                   DETAIL = found.uses,
                   HINT = format('Whoever made them could act with the rights of each caller. Look '
-                                'at them, remove them, and install again: %s', found.drops);
+                                'at them, remove them, and try again: %s', found.drops);
     END IF;
 END;
 $$;
 COMMENT ON FUNCTION gpt2._check_dependencies IS
-    'raises an error where a function, operator or type of somebody else''s is used';
+    'raises an error where a function, operator or type of somebody else''s is used; known: rows '
+    'of gpt2._foreign_dependencies that may be';
 
 
 DO $$ BEGIN PERFORM gpt2._check_dependencies(); END; $$;
