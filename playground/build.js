@@ -58,12 +58,13 @@ async function pageFiles() {
     const names = (await readdir(site, { recursive: true, withFileTypes: true }))
         .filter((entry) => entry.isFile() && !entry.parentPath.endsWith('data'))
         .map((entry) => join(entry.parentPath, entry.name));
-    const sizes = await Promise.all(names.map(async (name) => gzipSync(await readFile(name)).length));
+    const sizes = await Promise.all(
+        names.map(async (name) => gzipSync(await readFile(name)).length));
     return sizes.reduce((sum, size) => sum + size, 0);
 }
 
-// float32: twice the bytes in memory and a seventh more to download, but WebAssembly has no float16,
-// and a token would take three times as long
+// float32: twice the bytes in memory and a seventh more to download, but WebAssembly has no float16:
+// with it a token takes three times as long
 await record('demo', 'float32', MODEL);
 const assets = await compress();
 await build({ root: join(ROOT, 'playground'), logLevel: 'error' });

@@ -12,7 +12,7 @@ export interface Option {
     meaning: string;
 }
 
-/** Arguments that are no fields: what the page fills in itself, and values that only SQL can make. */
+/** Arguments without a field: what the page fills in itself, and what only SQL can make. */
 const NO_FIELD = /^(prompt|input_ids|prefix|steer|patch|echo|model)$/;
 
 /** gpt2_stream's arguments, as docs/reference.md has them, in order. */

@@ -26,7 +26,10 @@ export interface Progress {
 
 export class Database {
     #worker!: Worker;
-    #waiting = new Map<number, { resolve: (value: Result[]) => void; reject: (e: Error) => void }>();
+    #waiting = new Map<number, {
+        resolve: (results: Result[]) => void;
+        reject: (error: Error) => void;
+    }>();
     #number = 0;
     #last: Promise<unknown> = Promise.resolve();
     readonly #onProgress: (progress: Progress) => void;

@@ -92,7 +92,7 @@ async function start(): Promise<void> {
     if (link.has('attention')) attentionPanel.choose(some(link.get('attention'))[0]);
     if (link.has('off')) headsPanel.choose(some(link.get('off')));
     // what a link brings is shown; it is run by whoever reads it
-    sqlEditor.setText(link.get('sql') ?? 'SELECT gpt2_generate(\'CREATE INDEX\', max_tokens => 12)');
+    sqlEditor.setText(link.get('sql') ?? "SELECT gpt2_generate('CREATE INDEX', max_tokens => 12)");
     complete.tokenize();
     tab.select(link.get('show') ?? 'next');
 

@@ -139,8 +139,8 @@ export function completion(page: Page) {
                     made.append(chip(token!, piece!, Math.exp(Number(logprob))));
                 }
                 const seconds = (performance.now() - first) / 1000;
-                status.textContent = `${tokens} ${tokens === 1 ? 'token' : 'tokens'}, the first after `
-                    + `${((first - began) / 1000).toFixed(2)} s`
+                status.textContent = `${tokens} ${tokens === 1 ? 'token' : 'tokens'}, the first `
+                    + `after ${((first - began) / 1000).toFixed(2)} s`
                     + (tokens > 1 && seconds > 0
                         ? `, then ${((tokens - 1) / seconds).toFixed(1)} a second` : '')
                     + (reason ? `; ended by ${reason}` : '');

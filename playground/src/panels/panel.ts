@@ -50,10 +50,13 @@ export function latest(run: () => Promise<void>): () => void {
             return;
         }
         running = true;
-        do {
-            again = false;
-            await run();
-        } while (again);
-        running = false;
+        try {
+            do {
+                again = false;
+                await run();
+            } while (again);
+        } finally {
+            running = false;
+        }
     };
 }
