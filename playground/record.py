@@ -5,8 +5,8 @@ Usage: build/venv/bin/python playground/record.py MODEL DTYPE FOLDER
 
 MODEL is a directory, or the bundled model's name. The database is that of the process that calls
 it (record.js): a line of JSON asks, {"sql", "arguments"} or {"table", "columns", "file"}, and a
-line of JSON answers, with rows. For rows hold numbers that are that database's own, such as the type of
-an array's elements.
+line of JSON answers, with rows. For rows hold numbers that are that database's own, such as the
+type of an array's elements.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ $vocab$, E'\n') WITH ORDINALITY AS v (line, n)
 WHERE n > 2 AND line <> '';
 
 -- First each symbol becomes the character whose code point is its byte. Where all are ASCII, these
--- characters are the bytes, which spares all but 745 tokens a query. NUL, which text cannot hold, is
--- in no merge. (Not by convert_to(..., 'LATIN1'), here and elsewhere: PGlite 0.5 dies of it where a
--- text is not ASCII.)
+-- characters are the bytes, which spares all but 745 tokens a query. NUL, which text cannot hold,
+-- is in no merge. (Not by convert_to(..., 'LATIN1'), here and elsewhere: PGlite 0.5 dies of it
+-- where a text is not ASCII.)
 INSERT INTO gpt2.token (tokenizer, token, bytes, mergeable, special)
 SELECT 1, token, set_byte('\x00', 0, byte), true, NULL::boolean
 FROM gpt2._byte_encoder()
