@@ -164,6 +164,36 @@ upgrade: extensions  ## the scripts that lead from the last release to the sourc
 release: build python  ## freeze the scripts of META.json's version: CONTRIBUTING.md
 	@$(TOOL) release freeze
 
+##@ In a browser
+.PHONY: playground test-pglite test-playground site
+PLAYGROUND = build/playground/site/index.html
+PORT ?= 8080
+playground: $(PLAYGROUND)  ## the model in a browser tab: builds build/playground/site, serves it; PORT=8080
+	@echo 'Open http://localhost:$(PORT)/ (to end: Ctrl-C)'
+	@build/venv/bin/python -m http.server --bind 127.0.0.1 --directory build/playground/site $(PORT)
+
+# $(SETUP)/node installs what is missing, and says where node is
+WITH_NODE = node=$$($(SETUP)/node) && PATH="$$node:$$PATH"
+$(PLAYGROUND): build/gpt2.sql $(wildcard docs/reference.md docs/tour.sql) $(shell find playground \
+		loader/gpt2_loader -type f -not -path '*/node_modules/*' -not -path '*/__pycache__/*' \
+		2> /dev/null) | python
+	@$(WITH_NODE) && playground/node_modules/.bin/tsc --project playground && node playground/build.js
+
+# What the tests of these files ask is SQL, and needs one connection and the bundled model alone.
+IN_PGLITE := pglite readme tour tokenizer pattern constraints sampling
+test-pglite: extensions $(PLAYGROUND)  ## tests of SQL in PGlite, PostgreSQL as WebAssembly
+	@$(WITH_NODE) && GPT2_PGLITE=yes $(WITH_SERVER) build/venv/bin/python -m pytest -n auto \
+		--maxprocesses 2 --dist loadfile -m 'not oracle and not long and not attack' \
+		$(PYTEST_ARGS) $(IN_PGLITE:%=tests/test_%.py)
+
+test-playground: extensions browser $(PLAYGROUND)  ## the page, in Chromium
+	@$(SETUP)/python playground
+	@$(WITH_SERVER) build/venv/bin/python -m pytest -m node $(PYTEST_ARGS) tests/test_playground.py
+
+site: $(PLAYGROUND)  ## the documentation with the playground in it, in build/site
+	@$(SETUP)/python site
+	@$(SETUP)/site
+
 ##@ The private server
 .PHONY: server dsn env stop
 server: packages  ## start it

@@ -9,6 +9,7 @@ import os
 import secrets
 from collections.abc import Iterator
 
+import pglite
 import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
@@ -36,12 +37,16 @@ def cluster() -> str:
 
 
 @pytest.fixture(scope="session")
-def new_database(cluster: str) -> Iterator:
+def new_database(request: pytest.FixtureRequest) -> Iterator:
     """Makes databases, and drops them when the session ends: new_database(options, holds) -> URI.
 
     options: of CREATE DATABASE; holds: what it is a copy of, one of databases.KINDS: 'extension',
     'demo', which has the tests' model too, 'bundled' or 'shapes'; by default it is empty.
     """
+    if pglite.wanted():
+        yield from pglite.databases()
+        return
+    cluster = request.getfixturevalue("cluster")
     made: list[str] = []
     with psycopg.connect(cluster, autocommit=True) as admin:
 

@@ -88,8 +88,8 @@ RETURNS TABLE (text text, tail bytea)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     SELECT CASE WHEN b.is_ascii THEN convert_from(bytes, 'UTF8')
-                ELSE convert_from(convert_to(b.match[1], 'LATIN1'), 'UTF8') END,
-           CASE WHEN b.is_ascii THEN '' ELSE convert_to(b.match[2], 'LATIN1') END
+                ELSE convert_from(substring(bytes FOR length(b.match[1])), 'UTF8') END,
+           CASE WHEN b.is_ascii THEN '' ELSE substring(bytes FROM length(b.match[1]) + 1) END
     FROM (
         SELECT a.is_ascii,
                CASE WHEN NOT a.is_ascii AND position('\x00'::bytea IN bytes) = 0

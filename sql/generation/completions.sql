@@ -228,7 +228,7 @@ CREATE FUNCTION gpt2._answer(
     prompt gpt2._prompt, max_tokens int, n int, o gpt2._options, random_seed bigint, echo boolean,
     logprobs int, model text
 ) RETURNS TABLE (
-    choice int, json jsonb, mean_logprob float8, prompt_tokens int, completion_tokens int,
+    choice int, object jsonb, mean_logprob float8, prompt_tokens int, completion_tokens int,
     model text
 )
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000 ROWS 1
@@ -288,7 +288,7 @@ BEGIN ATOMIC
             coalesce((q.request ->> 'echo')::boolean, false), (q.request ->> 'logprobs')::int,
             q.request ->> 'model') AS a
     ), choice AS (
-        SELECT a.json || jsonb_build_object(
+        SELECT a.object || jsonb_build_object(
                    'index', row_number() OVER (ORDER BY a.n, a.rank) - 1) AS json
         FROM answer AS a, asked AS q
         WHERE a.rank <= q.n

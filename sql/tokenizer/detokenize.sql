@@ -49,18 +49,29 @@ BEGIN ATOMIC
         -- a character a byte, so that a regular expression can read it
         SELECT convert_from(holdable.bytes, 'LATIN1') COLLATE "C" FROM holdable
     ), part AS (
-        SELECT p.n, p.match[1] AS well_formed
+        -- the matches cover all bytes; a part ends at byte "end"
+        SELECT p.n, length(p.match[1]) AS well_formed,
+               sum(length(coalesce(p.match[1], p.match[2]))) OVER (ORDER BY p.n)::int AS "end"
         FROM latin1, regexp_matches(latin1.bytes,
             '((?:' || gpt2._utf8_character() || ')+)'
             -- else a character cut short, or a byte that begins none
-            '|' || gpt2._utf8_part() ||
-            '|[\u0080-\u00FF]', 'g') WITH ORDINALITY AS p (match, n)
+            '|(' || gpt2._utf8_part() ||
+            '|[\u0080-\u00FF])', 'g') WITH ORDINALITY AS p (match, n)
     )
-    SELECT coalesce(
-               string_agg(coalesce(convert_from(convert_to(well_formed, 'LATIN1'), 'UTF8'),
-                                   chr(65533)), '' ORDER BY n),
-               CASE WHEN _utf8.bytes IS NOT NULL THEN '' END)
-    FROM part;
+    SELECT CASE
+        -- ASCII: this writes NUL, a byte above 127 and a backslash with more than one character
+        WHEN length(encode(_utf8.bytes, 'escape')) = length(_utf8.bytes)
+        THEN convert_from(_utf8.bytes, 'UTF8')
+        ELSE (
+            SELECT coalesce(
+                string_agg(
+                    coalesce(convert_from(
+                                 substring(h.bytes FROM p."end" - p.well_formed + 1
+                                           FOR p.well_formed), 'UTF8'),
+                             chr(65533)), '' ORDER BY p.n),
+                CASE WHEN _utf8.bytes IS NOT NULL THEN '' END)
+            FROM part AS p CROSS JOIN holdable AS h)
+    END;
 END;
 COMMENT ON FUNCTION gpt2._utf8 IS 'bytes as text, with U+FFFD for what is not UTF-8 and for U+0000';
 
