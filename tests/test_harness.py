@@ -12,6 +12,8 @@ import pytest
 from conftest import ROOT, load_model
 from oracle.tokenizer import tokenizer
 
+from databases import BUNDLED
+
 pytestmark = pytest.mark.oracle
 
 TEXTS = [
@@ -84,7 +86,7 @@ def directory(tmp_path_factory):
     """The bundled model with a context of 64, so that texts are longer."""
     from transformers import GPT2LMHeadModel
 
-    model = GPT2LMHeadModel.from_pretrained(ROOT / "loader/training/model")
+    model = GPT2LMHeadModel.from_pretrained(BUNDLED)
     model.transformer.wpe.weight.data = model.transformer.wpe.weight.data[:CONTEXT].clone()
     model.config.n_positions = model.config.n_ctx = CONTEXT
     folder = tmp_path_factory.mktemp("short")
