@@ -21,6 +21,9 @@ from clusters import Cluster
 from databases import BUNDLED, DEMO, ROOT, load_model, template
 
 __all__ = ["BUNDLED", "DEMO", "ROOT", "load_model"]
+# a busy machine is no finding
+settings.register_profile("gpt2", deadline=None)
+settings.load_profile("gpt2")
 #: of property tests that ask a server; each says how many examples it takes
 PROPERTY = settings(
     deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)

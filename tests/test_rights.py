@@ -279,7 +279,8 @@ REFUSAL = "permission denied to read files on the server"
 @pytest.mark.parametrize("trap", TRAPS)
 def test_a_superuser_lends_no_rights(superuser, model, trap):
     """To what runs with the rights of the role that owns it, in a superuser's session."""
-    call = f"gpt2_load_model('{model}', 'm')"
+    # qualified: from PostgreSQL 17 on an index is made under a search_path of pg_catalog alone
+    call = f"public.gpt2_load_model('{model}', 'm')"
     statements, action = TRAPS[trap]
     as_owner(superuser, *(statement.replace("{call}", call) for statement in statements))
     with pytest.raises(errors.InsufficientPrivilege) as error:
