@@ -7,6 +7,7 @@ CPU, and the figures beside ones that are computed otherwise. Nothing is fetched
 from __future__ import annotations
 
 import argparse
+import ast
 import gzip
 import importlib
 import json
@@ -185,8 +186,8 @@ def test_corpus(monkeypatch, tmp_path):
     sources = script("sources")
     manual = {f"usr/share/doc/m/html/{i:03}.html": f"<p>{english(200, i)}" for i in range(120)}
     others = {f"usr/share/doc/o/{i:03}.txt.gz": english(200, 1000 + i) for i in range(120)}
-    package(tmp_path, "m", manual | {"usr/share/doc/m/html/release-1.html": english(200, -1)})
-    package(tmp_path, "o", others | {"usr/share/doc/o/x.bin": english(200, -2)})
+    package(tmp_path, "m", manual | {"usr/share/doc/m/html/release-1.html": english(200, 5001)})
+    package(tmp_path, "o", others | {"usr/share/doc/o/x.bin": english(200, 5002)})
     made_up = (
         sources.Source("m", "free", "^/usr/share/doc/m/html/.*html$"),
         sources.Source("o", "free", r"^/usr/share/doc/o/.*\.gz$", "wrapped"),
@@ -303,6 +304,7 @@ def data(tmp_path) -> Path:
 
 def test_steps_of_training(monkeypatch, capsys, tmp_path, data):
     """Some steps on the CPU: the loss falls far, and the checkpoint is one that the loader reads."""
+    import torch
     from gpt2_loader.checkpoint import Checkpoint
     from gpt2_loader.client import read_tensor
     from transformers import GPT2LMHeadModel
@@ -326,6 +328,14 @@ def test_steps_of_training(monkeypatch, capsys, tmp_path, data):
     assert len(np.unique(wte, axis=0)) == 64
     seen, unseen = tokenizer().encode(" table").ids[0], 40_000
     assert (wte[unseen] == wte[40_001]).all() and (wte[seen] != wte[unseen]).any()
+    # it is the model that was trained, but for the roundings
+    tested = ast.literal_eval(printed.split("nats a token in the tests: ")[1].splitlines()[0])
+    tokens = torch.from_numpy(np.load(data / "test_other.npy").astype(np.int64))
+    windows = tokens.unfold(0, 33, 32)
+    with torch.inference_mode():
+        logits = model(windows[:, :-1]).logits.flatten(0, 1)
+    loss = torch.nn.functional.cross_entropy(logits, windows[:, 1:].flatten())
+    assert loss.item() == pytest.approx(tested["other"], abs=0.1)
 
 
 # ---- Figures
