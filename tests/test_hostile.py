@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import pages
 import psycopg
 import pytest
 from conftest import DEMO, ROOT, load_model, one
@@ -152,6 +153,12 @@ def test_one_name_trapped(new_database, named, way):
         assert f"{named} of role " in told
         assert f"DROP {kind.upper()} {named.removeprefix(kind + ' ')};" in told
         assert one(connection, "SELECT to_regnamespace('gpt2') IS NULL")
+
+
+def test_check_by_hand(conn):
+    """SECURITY.md's query, where nobody was before."""
+    [query] = pages.blocks("SECURITY.md", "sql")
+    assert conn.execute(query).fetchall() == []
 
 
 def test_a_later_dependency_is_found(hostile):

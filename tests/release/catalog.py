@@ -13,6 +13,7 @@ search_path, as it does when a script runs, and is named without its schema.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -382,7 +383,10 @@ def remake(connection: psycopg.Connection, described: dict) -> None:
     with parentheses, and without them the next time; a column without a name gets one."""
     for catalog, oid, text in connection.execute(PARSED).fetchall():
         if (catalog, oid) in described:
-            connection.execute(text)
+            # of a DELETE among several statements the first releases of PostgreSQL 14 give a text
+            # that they do not take
+            with suppress(psycopg.errors.UndefinedTable), connection.transaction():
+                connection.execute(text)
 
 
 def tables(parts: dict[Key, Part]) -> Iterator[Part]:
