@@ -63,10 +63,15 @@ CREATE FUNCTION gpt2._run(
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- the prompt, and the chosen tokens but for the last, which need not be read
-    SELECT gpt2._advance_all(start, m, n_stop, n_stop, sampler, bounds, steer)
-    FROM generate_series(
-        1, greatest(1, ceil((greatest(cardinality((start).tokens), n_stop - 1) - (start).n_past)
-                            / gpt2._chunk()::numeric)::int));
+    SELECT gpt2._advance_all(r.start, m, n_stop, n_stop, sampler, bounds, _run.steer)
+    FROM (
+        SELECT CASE WHEN gpt2._is_long(_run.start, m)
+                    THEN gpt2._read_long(_run.start, m, _run.steer) ELSE _run.start END AS start
+        OFFSET 0
+    ) AS r
+    CROSS JOIN LATERAL generate_series(
+        1, greatest(1, ceil((greatest(cardinality((r.start).tokens), n_stop - 1)
+                             - (r.start).n_past) / gpt2._chunk()::numeric)::int));
 END;
 COMMENT ON FUNCTION gpt2._run IS
     'a prompt, read and continued until it has n_stop tokens; n_stop = its own length: only read';
