@@ -135,8 +135,10 @@ def test_each_length_read_by_chunks(shapes, n):
         FROM begun AS b
         CROSS JOIN LATERAL (SELECT gpt2._run(b.context, b.m, b.n + %(n)s) AS context) AS a
         CROSS JOIN LATERAL (
-            SELECT gpt2._run(gpt2._read_long(b.context, b.m, NULL), b.m, b.n + %(n)s) AS context)
-            AS r"""
+            SELECT gpt2._run(
+                       ROW((b.context).tokens, l.n_past, l.past, NULL, l.y, 0, '', '{}', NULL),
+                       b.m, b.n + %(n)s) AS context
+            FROM gpt2._read_long(b.context, b.m, NULL) AS l) AS r"""
     for workers in (0, 2):
         set_workers(shapes, workers)
         for begun, same, n_past, past in shapes.execute(query, {"n": n}).fetchall():

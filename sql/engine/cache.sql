@@ -112,14 +112,14 @@ CREATE FUNCTION gpt2._enter_block(x vector[], m gpt2.model, block int)
 RETURNS TABLE (q vector[], kv vector[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT array_agg(l.y ORDER BY p.n),
+    SELECT array_agg(subvector(l.y, 1, (m).n_embd) ORDER BY p.n),
            array_agg(subvector(l.y, (m).n_embd + 1, 2 * (m).n_embd) ORDER BY p.n)
     FROM unnest(_enter_block.x) WITH ORDINALITY AS p (x, n)
     CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, _enter_block.block, 'ln_1') AS n
     CROSS JOIN LATERAL gpt2._linear(n.y, m, _enter_block.block, 'attn.c_attn') AS l;
 END;
 COMMENT ON FUNCTION gpt2._enter_block IS
-    'queries, at the beginning of q''s vectors, and keys and values of positions';
+    'queries, and keys and values, of positions';
 
 
 CREATE FUNCTION gpt2._leave_block(x vector[], q vector[], past gpt2._past[], "before" int,
@@ -225,17 +225,24 @@ END;
 COMMENT ON FUNCTION gpt2._cut_past IS 'the first n positions of a past; NULL for none';
 
 
+-- array_agg would copy all that it has collected once more.
+CREATE AGGREGATE gpt2._collect(gpt2._past) (
+    SFUNC = array_append, STYPE = gpt2._past[], PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE gpt2._collect(gpt2._past) IS 'an array of them, in the order of the rows';
+
+
 CREATE FUNCTION gpt2._remember(past gpt2._past[], recent vector[], m gpt2.model)
 RETURNS TABLE (past gpt2._past[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT array_agg(ROW((o.past).k || chunk.k, v.v)::gpt2._past ORDER BY h.block, h.head)
+    SELECT gpt2._collect(ROW((o.past).k || chunk.k, v.v)::gpt2._past)
     FROM (
-        SELECT block, head, 1 + head * (m).n_embd / (m).n_head AS "first",
-               (m).n_embd / (m).n_head AS d, (m).n_embd, (m).n_layer,
-               block * (m).n_head + head + 1 AS i
-        FROM generate_series(0, (m).n_layer - 1) AS block
-        CROSS JOIN generate_series(0, (m).n_head - 1) AS head
+        -- block by block, and in each head by head
+        SELECT i, (i - 1) / (m).n_head AS block,
+               1 + (i - 1) % (m).n_head * (m).n_embd / (m).n_head AS "first",
+               (m).n_embd / (m).n_head AS d, (m).n_embd, (m).n_layer
+        FROM generate_series(1, (m).n_layer * (m).n_head) AS i
     ) AS h
     CROSS JOIN LATERAL (SELECT _remember.past[h.i] AS past) AS o
     CROSS JOIN LATERAL (

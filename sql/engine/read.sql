@@ -32,8 +32,9 @@ COMMENT ON FUNCTION gpt2._n_shares IS 'rows of gpt2._share: so many workers have
 
 
 CREATE TYPE gpt2._piece AS (
+    chunk int,          -- from 0, of those that are read
     x vector[],         -- [n, n_embd]: the residual stream before a block; in the end after ln_f
-    q vector[],         -- [n, 3 * n_embd]: the block's queries at the beginning
+    q vector[],         -- [n, n_embd]: the block's queries
     kv vector[],        -- [n, 2 * n_embd]: its keys and values
     past gpt2._past[]   -- [n_head]: the same head by head, as attention reads them later
 );
@@ -41,21 +42,21 @@ COMMENT ON TYPE gpt2._piece IS 'what has become of a chunk before a block';
 
 CREATE TYPE gpt2._reading AS (
     block int,              -- from 0; n_layer: after the last
-    pieces gpt2._piece[],   -- [n_chunk]
+    pieces gpt2._piece[],   -- [n_chunk], as they came; without their past
     past gpt2._past[]       -- [n_head]: of all positions, in this block
 );
 COMMENT ON TYPE gpt2._reading IS 'a text on its way through the blocks';
 
 
 CREATE FUNCTION gpt2._read_chunk(
-    chunk int, block int, tokens int[], n_past int, pieces gpt2._piece[], past gpt2._past[],
+    piece int, block int, tokens int[], n_past int, pieces gpt2._piece[], past gpt2._past[],
     m gpt2.model, steer gpt2.steering[]
 ) RETURNS gpt2._piece
 LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
 --@include ../model/settings.sql
 BEGIN ATOMIC
     SELECT ROW(
-        e.x, e.q, e.kv,
+        i.chunk, e.x, e.q, e.kv,
         CASE WHEN e.kv IS NOT NULL THEN ARRAY(
             SELECT ROW(h.k, t.y)::gpt2._past
             FROM gpt2._split_chunk(e.kv, m) AS h
@@ -63,8 +64,12 @@ BEGIN ATOMIC
             ORDER BY h.head) END
         )::gpt2._piece
     FROM (
-        SELECT pieces[chunk] AS piece, n_past + (chunk - 1) * gpt2._chunk() AS "first",
-               _read_chunk.block + 1 AS next
+        SELECT p.*, n_past + p.chunk * gpt2._chunk() AS "first", _read_chunk.block + 1 AS next
+        FROM (
+            SELECT pieces[_read_chunk.piece] AS piece,
+                   coalesce((pieces[_read_chunk.piece]).chunk, _read_chunk.piece - 1) AS chunk
+            OFFSET 0
+        ) AS p
         OFFSET 0
     ) AS i
     CROSS JOIN LATERAL (
@@ -99,7 +104,7 @@ BEGIN ATOMIC
     ) AS e;
 END;
 COMMENT ON FUNCTION gpt2._read_chunk IS
-    'a chunk, counted from 1, from before a block to before the next; from its tokens where block '
+    'a piece, counted from 1, from before a block to before the next; from its tokens where block '
     'is -1';
 
 
@@ -108,7 +113,7 @@ COMMENT ON FUNCTION gpt2._read_chunk IS
 CREATE FUNCTION gpt2._read_block(
     block int, tokens int[], n_past int, n_chunk int, pieces gpt2._piece[], past gpt2._past[],
     m gpt2.model, steer gpt2.steering[]
-) RETURNS TABLE (chunk int, piece gpt2._piece)
+) RETURNS TABLE (i int, piece gpt2._piece)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 64
 SET enable_seqscan = on
 -- The workers' results are larger than the queues between them and the leader: they would wait
@@ -117,20 +122,22 @@ SET parallel_leader_participation = off
 -- From PostgreSQL 18 on the arguments would be written into the plan, as text, for each worker.
 SET plan_cache_mode = force_generic_plan
 BEGIN ATOMIC
-    SELECT c, gpt2._read_chunk(c, _read_block.block, tokens, n_past, pieces, _read_block.past, m,
+    -- two columns: rows that are one value of a composite type would be fetched one by one
+    SELECT i, gpt2._read_chunk(i, _read_block.block, tokens, n_past, pieces, _read_block.past, m,
                                steer)
     FROM gpt2._share AS s
-    CROSS JOIN LATERAL generate_series(s.share, n_chunk, gpt2._n_shares()) AS c;
+    CROSS JOIN LATERAL generate_series(s.share, n_chunk, gpt2._n_shares()) AS i;
 END;
 COMMENT ON FUNCTION gpt2._read_block IS
     'all chunks from before a block to before the next, in no order';
 
 
-CREATE AGGREGATE gpt2._collect(gpt2._past) (
-    SFUNC = array_append, STYPE = gpt2._past[], PARALLEL = SAFE
-);
-COMMENT ON AGGREGATE gpt2._collect(gpt2._past) IS
-    'an array of them, as array_agg makes it, with one copy less of all';
+CREATE FUNCTION gpt2._in_order(pieces gpt2._piece[])
+RETURNS int[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ARRAY(SELECT i FROM generate_series(1, cardinality(pieces)) AS i
+             ORDER BY (pieces[i]).chunk);
+COMMENT ON FUNCTION gpt2._in_order IS 'the numbers of the pieces in the order of their chunks';
 
 
 CREATE FUNCTION gpt2._join_chunks(
@@ -149,9 +156,9 @@ BEGIN ATOMIC
               ) AS w (v)))::gpt2._past)
     FROM (
         SELECT _join_chunks.past["before" + head] AS past, (m).n_embd / (m).n_head AS d,
-               ARRAY(SELECT (pieces[c]).past[head]
-                     FROM generate_series(1, cardinality(pieces)) AS c) AS parts
-        FROM generate_series(1, (m).n_head) AS head
+               ARRAY(SELECT (pieces[i]).past[head] FROM unnest(o.i) AS i) AS parts
+        FROM (SELECT gpt2._in_order(pieces) OFFSET 0) AS o (i)
+        CROSS JOIN generate_series(1, (m).n_head) AS head
         OFFSET 0
     ) AS h;
 END;
@@ -166,18 +173,20 @@ CREATE FUNCTION gpt2._read_step(
 ) RETURNS gpt2._reading
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
+    -- what is large is copied as seldom as can be: not sorted, and the pieces' past apart
     SELECT ROW(
-        i.next,
-        (SELECT array_agg(ROW((p.piece).x, (p.piece).q, (p.piece).kv, NULL)::gpt2._piece)
-         FROM (SELECT unnest(r.pieces) AS piece) AS p),
+        i.next, r.pieces,
         CASE WHEN i.next < (m).n_layer
-             THEN gpt2._join_chunks(r.pieces, _read_step.past, i.next * (m).n_head, m) END
+             THEN gpt2._join_chunks(r.parts, _read_step.past, i.next * (m).n_head, m) END
         )::gpt2._reading
     FROM (
         SELECT coalesce((state).block + 1, 0) AS next, (state).pieces, (state).past OFFSET 0
     ) AS i
     CROSS JOIN LATERAL (
-        SELECT array_agg(b.piece ORDER BY b.chunk) AS pieces
+        SELECT array_agg(ROW((b.piece).chunk, (b.piece).x, (b.piece).q, (b.piece).kv,
+                             NULL)::gpt2._piece) AS pieces,
+               array_agg(ROW((b.piece).chunk, NULL, NULL, NULL,
+                             (b.piece).past)::gpt2._piece) AS parts
         FROM gpt2._read_block(i.next - 1, tokens, n_past, n_chunk, i.pieces, i.past, m, steer) AS b
         OFFSET 0
     ) AS r;
@@ -198,7 +207,7 @@ COMMENT ON AGGREGATE gpt2._read_each(
 CREATE FUNCTION gpt2._x_of(pieces gpt2._piece[])
 RETURNS vector[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ARRAY(SELECT unnest((p.piece).x) FROM (SELECT unnest(pieces) AS piece) AS p);
+RETURN ARRAY(SELECT unnest((pieces[i]).x) FROM unnest(gpt2._in_order(pieces)) AS i);
 COMMENT ON FUNCTION gpt2._x_of IS 'the residual stream at the positions of all chunks';
 
 
@@ -217,9 +226,12 @@ COMMENT ON FUNCTION gpt2._is_long IS
     'whether so much of a prompt is unread that reading it by chunks pays';
 
 
+-- Rows and a setting, so that it is not inlined: the planner looks at it only where a text is long,
+-- and what it gives is kept once.
 CREATE FUNCTION gpt2._read_long(start gpt2._context, m gpt2.model, steer gpt2.steering[])
-RETURNS gpt2._context
-LANGUAGE sql STABLE PARALLEL SAFE
+RETURNS TABLE (n_past int, past gpt2._past[], y vector[])
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+SET plan_cache_mode = force_generic_plan
 BEGIN ATOMIC
     -- What is read begins where a chunk does: recent positions are read again.
     WITH context AS (
@@ -241,13 +253,11 @@ BEGIN ATOMIC
                array_agg(v.y) FILTER (WHERE v.y IS NOT NULL) AS y, count(v.y) AS n
         FROM value AS v
     )
-    SELECT ROW(
-        c.tokens, c.n_past + c.n_chunk * gpt2._chunk(), r.past, NULL,
-        (start).y[:c.n_past] || CASE WHEN r.n = c.n_chunk * gpt2._chunk() THEN r.y
-                                     ELSE gpt2._incomplete(r.y, m) END,
-        (start).steps, (start).bytes, (start).logprobs, (start).finish_reason)::gpt2._context
+    SELECT c.n_past + c.n_chunk * gpt2._chunk(), r.past,
+           (start).y[:c.n_past] || CASE WHEN r.n = c.n_chunk * gpt2._chunk() THEN r.y
+                                        ELSE gpt2._incomplete(r.y, m) END
     FROM context AS c
     CROSS JOIN read AS r;
 END;
 COMMENT ON FUNCTION gpt2._read_long IS
-    'a context whose unread chunks are read, all that are whole';
+    'a context''s past and activations once its unread chunks are read, all that are whole';

@@ -117,7 +117,7 @@ BEGIN ATOMIC
         -- [n_seq, n_embd]: one pass, whatever the text's length
         SELECT i.m, i.tokens,
                (gpt2._run(gpt2._begin(i.tokens, i.m, prefix => gpt2_score.prefix), i.m,
-                          cardinality(i.tokens))).y
+                          cardinality(i.tokens), keep => false)).y
         FROM gpt2._input(
             gpt2._prompt(gpt2_score.text, input_ids, special_tokens, truncate), gpt2_score.model)
             AS i
@@ -173,7 +173,8 @@ BEGIN ATOMIC
     SELECT gpt2._perplexity(-avg(s.logprob ORDER BY w.b, s.n))
     FROM part AS w
     CROSS JOIN LATERAL (
-        SELECT (gpt2._run(gpt2._begin(w.tokens, w.m), w.m, cardinality(w.tokens))).y OFFSET 0) AS a
+        SELECT (gpt2._run(gpt2._begin(w.tokens, w.m), w.m, cardinality(w.tokens), keep => false)).y
+        OFFSET 0) AS a
     CROSS JOIN LATERAL gpt2._score_text(a.y, w.tokens, w."first", w.m) AS s;
 END;
 COMMENT ON FUNCTION gpt2_perplexity IS
