@@ -443,6 +443,7 @@ def test_float16(new_database):
 )
 def test_reads(tx, query, positions, logits):  # noqa: F811
     """The weights are read once a position, the token embeddings once for each distribution."""
+    tx.execute("SET LOCAL max_parallel_workers_per_gather = 0")  # a worker's are not counted
     pages = LINEAR_PAGES * positions + TOKEN_PAGES * logits
     assert pages <= reads(tx, query) <= pages + 2 * positions + 20
 

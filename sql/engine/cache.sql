@@ -81,8 +81,8 @@ COMMENT ON FUNCTION gpt2._split_chunk IS
     'keys and values of a chunk, head by head; a head''s numbers begin at "first"';
 
 
-CREATE FUNCTION gpt2._attend_all(q vector[], past gpt2._past[], chunk vector[], m gpt2.model,
-                                 block int)
+CREATE FUNCTION gpt2._attend_all(q vector[], past gpt2._past[], "before" int, chunk vector[],
+                                 m gpt2.model, block int)
 RETURNS TABLE ("position" int, z vector)
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -91,7 +91,7 @@ BEGIN ATOMIC
     FROM (
         SELECT h.*, p.n::int AS "position",
                subvector(p.q, h."first", h.d) AS q,
-               past[block * (m).n_head + h.head + 1] AS past,
+               past["before" + h.head + 1] AS past,
                h.k[:cardinality(chunk) - cardinality(_attend_all.q) + p.n] AS recent_k,
                h.v[:cardinality(chunk) - cardinality(_attend_all.q) + p.n] AS recent_v,
                gpt2._attention_scale(m, block) AS scale
@@ -103,7 +103,55 @@ BEGIN ATOMIC
         gpt2._attend_cached(i.q, i.past, i.recent_k, i.recent_v, i.scale) AS t
     GROUP BY i."position";
 END;
-COMMENT ON FUNCTION gpt2._attend_all IS 'attention of all heads at the last positions of a chunk';
+COMMENT ON FUNCTION gpt2._attend_all IS
+    'attention of all heads at the last positions of a chunk; the block''s first head is the one '
+    'after so many of past';
+
+
+CREATE FUNCTION gpt2._enter_block(x vector[], m gpt2.model, block int)
+RETURNS TABLE (q vector[], kv vector[])
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT array_agg(subvector(l.y, 1, (m).n_embd) ORDER BY p.n),
+           array_agg(subvector(l.y, (m).n_embd + 1, 2 * (m).n_embd) ORDER BY p.n)
+    FROM unnest(_enter_block.x) WITH ORDINALITY AS p (x, n)
+    CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, _enter_block.block, 'ln_1') AS n
+    CROSS JOIN LATERAL gpt2._linear(n.y, m, _enter_block.block, 'attn.c_attn') AS l;
+END;
+COMMENT ON FUNCTION gpt2._enter_block IS
+    'queries, and keys and values, of positions';
+
+
+CREATE FUNCTION gpt2._leave_block(x vector[], q vector[], past gpt2._past[], "before" int,
+                                  chunk vector[], m gpt2.model, block int)
+RETURNS TABLE (x vector[])
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- x = x + attention(ln_1(x));  x = x + mlp(ln_2(x))
+    SELECT array_agg(r.x + f.y ORDER BY r."position")
+    FROM (
+        SELECT t."position", _leave_block.x[t."position"] + o.y
+        FROM gpt2._attend_all(_leave_block.q, _leave_block.past, "before", chunk, m,
+                              _leave_block.block) AS t
+        CROSS JOIN LATERAL gpt2._linear(t.z, m, _leave_block.block, 'attn.c_proj') AS o
+        OFFSET 0
+    ) AS r ("position", x)
+    CROSS JOIN LATERAL gpt2._layer_norm(r.x, m, _leave_block.block, 'ln_2') AS n
+    CROSS JOIN LATERAL gpt2._mlp(n.y, m, _leave_block.block) AS f;
+END;
+COMMENT ON FUNCTION gpt2._leave_block IS
+    'the residual stream after a block, of the last positions of a chunk';
+
+
+CREATE FUNCTION gpt2._incomplete(y vector[], m gpt2.model)
+RETURNS vector[]
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN gpt2._raise(
+    y, 'data_exception', format('the weights of model "%s" are incomplete', (m).name),
+    'A row is missing, so that nothing can be computed from those there are.',
+    format('Load it again: gpt2-loader load SOURCE --name %s --replace', quote_ident((m).name)));
+COMMENT ON FUNCTION gpt2._incomplete IS
+    'raises the error that there are not so many activations as positions';
 
 
 CREATE FUNCTION gpt2._extend(tokens int[], n_past int, past gpt2._past[], recent vector[],
@@ -127,14 +175,7 @@ BEGIN ATOMIC
             SELECT CASE WHEN steer IS NULL THEN b.x
                    ELSE gpt2._steer(b.x, b."first", b.block, steer) END AS x
         ) AS resid_pre
-        CROSS JOIN LATERAL (
-            -- queries, and keys and values, of the new positions
-            SELECT array_agg(l.y ORDER BY p.n) AS q,
-                   array_agg(subvector(l.y, (m).n_embd + 1, 2 * (m).n_embd) ORDER BY p.n) AS kv
-            FROM unnest(resid_pre.x) WITH ORDINALITY AS p (x, n)
-            CROSS JOIN LATERAL gpt2._layer_norm(p.x, m, b.block, 'ln_1') AS n
-            CROSS JOIN LATERAL gpt2._linear(n.y, m, b.block, 'attn.c_attn') AS l
-        ) AS a
+        CROSS JOIN LATERAL gpt2._enter_block(resid_pre.x, m, b.block) AS a
         CROSS JOIN LATERAL (
             -- keys and values of the whole chunk in this block
             SELECT ARRAY(
@@ -143,26 +184,11 @@ BEGIN ATOMIC
             ) || a.kv AS kv
             OFFSET 0
         ) AS chunk
-        CROSS JOIN LATERAL (
-            -- x = x + attention(ln_1(x));  x = x + mlp(ln_2(x))
-            SELECT array_agg(r.x + f.y ORDER BY r."position") AS x
-            FROM (
-                SELECT t."position", resid_pre.x[t."position"] + o.y
-                FROM gpt2._attend_all(a.q, past, chunk.kv, m, b.block) AS t
-                CROSS JOIN LATERAL gpt2._linear(t.z, m, b.block, 'attn.c_proj') AS o
-                OFFSET 0
-            ) AS r ("position", x)
-            CROSS JOIN LATERAL gpt2._layer_norm(r.x, m, b.block, 'ln_2') AS n
-            CROSS JOIN LATERAL gpt2._mlp(n.y, m, b.block) AS f
-        ) AS r
+        CROSS JOIN LATERAL gpt2._leave_block(resid_pre.x, a.q, past, b.block * (m).n_head, chunk.kv,
+                                             m, b.block) AS r
         WHERE b.block < (m).n_layer
     )
-    SELECT CASE WHEN y.n = n_new THEN y.y
-                ELSE gpt2._raise(y.y, 'data_exception',
-                         format('the weights of model "%s" are incomplete', (m).name),
-                         'A row is missing, so that nothing can be computed from those there are.',
-                         format('Load it again: gpt2-loader load SOURCE --name %s --replace',
-                                quote_ident((m).name))) END,
+    SELECT CASE WHEN y.n = n_new THEN y.y ELSE gpt2._incomplete(y.y, m) END,
            (SELECT array_agg(u.kv ORDER BY u.n, b.block)
             FROM block AS b
             CROSS JOIN unnest(b.kv) WITH ORDINALITY AS u (kv, n))
@@ -185,17 +211,38 @@ COMMENT ON FUNCTION gpt2._extend IS
     'values';
 
 
+CREATE FUNCTION gpt2._cut_past(past gpt2._past[], n int)
+RETURNS TABLE (past gpt2._past[])
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    SELECT CASE WHEN n > 0 THEN ARRAY(
+        SELECT ROW((h.past).k[:n],
+                   ARRAY(SELECT subvector((h.past).v[j], 1, n)
+                         FROM generate_series(1, cardinality((h.past).v)) AS j))::gpt2._past
+        -- in the list of a SELECT unnest hands on what is there; in FROM it copies it all
+        FROM (SELECT unnest(_cut_past.past) AS past) AS h) END;
+END;
+COMMENT ON FUNCTION gpt2._cut_past IS 'the first n positions of a past; NULL for none';
+
+
+-- array_agg would copy all that it has collected once more.
+CREATE AGGREGATE gpt2._collect(gpt2._past) (
+    SFUNC = array_append, STYPE = gpt2._past[], PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE gpt2._collect(gpt2._past) IS 'an array of them, in the order of the rows';
+
+
 CREATE FUNCTION gpt2._remember(past gpt2._past[], recent vector[], m gpt2.model)
 RETURNS TABLE (past gpt2._past[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
-    SELECT array_agg(ROW((o.past).k || chunk.k, v.v)::gpt2._past ORDER BY h.block, h.head)
+    SELECT gpt2._collect(ROW((o.past).k || chunk.k, v.v)::gpt2._past)
     FROM (
-        SELECT block, head, 1 + head * (m).n_embd / (m).n_head AS "first",
-               (m).n_embd / (m).n_head AS d, (m).n_embd, (m).n_layer,
-               block * (m).n_head + head + 1 AS i
-        FROM generate_series(0, (m).n_layer - 1) AS block
-        CROSS JOIN generate_series(0, (m).n_head - 1) AS head
+        -- block by block, and in each head by head
+        SELECT i, (i - 1) / (m).n_head AS block,
+               1 + (i - 1) % (m).n_head * (m).n_embd / (m).n_head AS "first",
+               (m).n_embd / (m).n_head AS d, (m).n_embd, (m).n_layer
+        FROM generate_series(1, (m).n_layer * (m).n_head) AS i
     ) AS h
     CROSS JOIN LATERAL (SELECT _remember.past[h.i] AS past) AS o
     CROSS JOIN LATERAL (

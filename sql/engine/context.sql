@@ -9,7 +9,8 @@
 CREATE TYPE gpt2._context AS (
     tokens int[],         -- prompt and completion
     n_past int,           -- positions that are in past
-    past gpt2._past[],    -- [n_layer * n_head], block by block
+    past gpt2._past[],    -- [n_layer * n_head], block by block; after the first _advance NULL for
+                          -- that of the context where it started
     recent vector[],      -- [n_recent * n_layer]: keys and values of the positions after the past
     y vector[],           -- [n_past + n_recent, n_embd]: what was read, after ln_f
     steps int,            -- how often a next token was asked for
@@ -60,8 +61,8 @@ BEGIN ATOMIC
         ) AS new
         CROSS JOIN LATERAL (
             SELECT p.y, p.kv
-            FROM gpt2._extend(s.tokens, b.n_past, (coalesce(context, start)).past, s.recent, new.n,
-                            m, steer) AS p
+            FROM gpt2._extend(s.tokens, b.n_past, coalesce((context).past, (start).past),
+                              s.recent, new.n, m, steer) AS p
             WHERE new.n > 0
         UNION ALL
             SELECT NULL, NULL WHERE new.n = 0
@@ -81,17 +82,22 @@ BEGIN ATOMIC
     SELECT ROW(
         s.tokens,
         CASE WHEN full_chunk THEN b.n_past + s.n_recent ELSE b.n_past END,
-        CASE WHEN full_chunk
-             THEN (SELECT r.past
-                   FROM gpt2._remember((coalesce(context, start)).past, s.recent, m) AS r)
-             ELSE (coalesce(context, start)).past END,
+        p.past,
         CASE WHEN NOT full_chunk THEN s.recent END,
         (coalesce(context, start)).y || s.y, s.steps, s.bytes, s.logprobs, s.finish_reason
         )::gpt2._context
     FROM before AS b
     CROSS JOIN (SELECT * FROM step ORDER BY n DESC LIMIT 1) AS s
     CROSS JOIN LATERAL (
-        SELECT s.n_recent = gpt2._chunk() AND s.finish_reason IS NULL OFFSET 0) AS c (full_chunk);
+        SELECT s.n_recent = gpt2._chunk() AND s.finish_reason IS NULL OFFSET 0) AS c (full_chunk)
+    CROSS JOIN LATERAL (
+        -- rows of a join and no subquery, whose result is copied
+        SELECT r.past
+        FROM gpt2._remember(coalesce((context).past, (start).past), s.recent, m) AS r
+        WHERE full_chunk
+    UNION ALL
+        SELECT (context).past WHERE NOT full_chunk
+    ) AS p;
 END;
 COMMENT ON FUNCTION gpt2._advance IS
     'up to a chunk of positions: what is unread, then one for each token that is chosen';

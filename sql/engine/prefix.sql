@@ -83,13 +83,7 @@ BEGIN ATOMIC
     SELECT ROW(
         tokens, c.n_past,
         CASE WHEN c.n_past = (prefix).n_past THEN (prefix).past
-             WHEN c.n_past > 0
-             THEN (SELECT array_agg(
-                              ROW(p.k[:c.n_past],
-                                  ARRAY(SELECT subvector(u.v, 1, c.n_past)
-                                        FROM unnest(p.v) AS u (v)))::gpt2._past
-                              ORDER BY p.n)
-                   FROM unnest((prefix).past) WITH ORDINALITY AS p (k, v, n)) END,
+             ELSE (SELECT p.past FROM gpt2._cut_past((prefix).past, c.n_past) AS p) END,
         CASE WHEN c.n_recent > 0 THEN (prefix).recent[:c.n_recent * (m).n_layer] END,
         (prefix).y[:c.n_past + c.n_recent], 0, '', '{}', NULL)::gpt2._context
     FROM (

@@ -58,15 +58,35 @@ COMMENT ON FUNCTION gpt2._begin IS
 
 CREATE FUNCTION gpt2._run(
     start gpt2._context, m gpt2.model, n_stop int, sampler gpt2._sampler DEFAULT NULL,
-    bounds gpt2._bounds DEFAULT NULL, steer gpt2.steering[] DEFAULT NULL
+    bounds gpt2._bounds DEFAULT NULL, steer gpt2.steering[] DEFAULT NULL,
+    keep boolean DEFAULT true
 ) RETURNS gpt2._context
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    -- the prompt, and the chosen tokens but for the last, which need not be read
-    SELECT gpt2._advance_all(start, m, n_stop, n_stop, sampler, bounds, steer)
-    FROM generate_series(
-        1, greatest(1, ceil((greatest(cardinality((start).tokens), n_stop - 1) - (start).n_past)
-                            / gpt2._chunk()::numeric)::int));
+    SELECT CASE WHEN keep AND (a.context).past IS NULL AND (r.start).past IS NOT NULL
+                THEN ROW((a.context).tokens, (a.context).n_past, (r.start).past,
+                         (a.context).recent, (a.context).y, (a.context).steps, (a.context).bytes,
+                         (a.context).logprobs, (a.context).finish_reason)::gpt2._context
+                ELSE a.context END
+    FROM (
+        SELECT _run.start WHERE NOT gpt2._is_long(_run.start, m)
+    UNION ALL
+        SELECT ROW((_run.start).tokens, l.n_past, l.past, NULL, l.y, (_run.start).steps,
+                   (_run.start).bytes, (_run.start).logprobs,
+                   (_run.start).finish_reason)::gpt2._context
+        FROM gpt2._read_long(_run.start, m, _run.steer) AS l
+        WHERE gpt2._is_long(_run.start, m)
+    ) AS r (start)
+    CROSS JOIN LATERAL (
+        -- the prompt, and the chosen tokens but for the last, which need not be read
+        SELECT gpt2._advance_all(i.start, m, n_stop, n_stop, sampler, bounds, _run.steer)
+                   AS context
+        FROM (SELECT r.start) AS i
+        CROSS JOIN LATERAL generate_series(
+            1, greatest(1, ceil((greatest(cardinality((i.start).tokens), n_stop - 1)
+                                 - (i.start).n_past) / gpt2._chunk()::numeric)::int))
+    ) AS a;
 END;
 COMMENT ON FUNCTION gpt2._run IS
-    'a prompt, read and continued until it has n_stop tokens; n_stop = its own length: only read';
+    'a prompt, read and continued until it has n_stop tokens; n_stop = its own length: only read; '
+    'keep: with its past, from which it can be gone on with';

@@ -43,7 +43,7 @@ BEGIN ATOMIC
         SELECT i AS choice,
                (SELECT gpt2._run(c.context, r.m, r.n_stop,
                                  gpt2._reseed(r.sampler, (r.sampler).seed + (i - 1)),
-                                 r.bounds, r.steer)
+                                 r.bounds, r.steer, keep => false)
                 FROM read AS c) AS context
         FROM request AS r
         CROSS JOIN generate_series(1, n) AS i

@@ -25,8 +25,8 @@ BEGIN ATOMIC
     FROM request AS r
     CROSS JOIN LATERAL (
         SELECT CASE WHEN r.n_stop > r.n_prompt
-                    THEN gpt2._run(r.start, r.m, r.n_stop, r.sampler, r.bounds, r.steer)
-                    END AS context
+                    THEN gpt2._run(r.start, r.m, r.n_stop, r.sampler, r.bounds, r.steer,
+                                   keep => false) END AS context
         OFFSET 0
     ) AS c
     CROSS JOIN LATERAL gpt2._finish_reason(c.context, r.cut_short, r.bounds) AS f;

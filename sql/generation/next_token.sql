@@ -29,7 +29,7 @@ BEGIN ATOMIC
         -- no token is chosen: y is the prompt's last position
         SELECT i.m, i.sampler, i.tokens, i.n_prompt,
                (gpt2._run(gpt2._begin(i.tokens, i.m, i.steer, i.patch, prefix), i.m, i.n_prompt,
-                          steer => i.steer)).y[i.n_prompt] AS y
+                          steer => i.steer, keep => false)).y[i.n_prompt] AS y
         FROM input AS i
     )
     -- looked up one by one: ten are cheap, a join might go through the whole vocabulary

@@ -78,7 +78,7 @@ BEGIN ATOMIC
             SELECT sum(s.logprob) AS logprob
             FROM (
                 SELECT (gpt2._run(gpt2._continue(c.context, o.tokens[:o.n_token - 1]), c.m,
-                                  c.n + o.n_token - 1)).y[c.n + 1:] AS y
+                                  c.n + o.n_token - 1, keep => false)).y[c.n + 1:] AS y
                 WHERE o.n_token > 1
                 OFFSET 0
             ) AS a

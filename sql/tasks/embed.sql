@@ -42,8 +42,7 @@ LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
 BEGIN ATOMIC
     WITH input AS (
         SELECT i.m, i.tokens,
-               CASE WHEN gpt2_embed.block IS NULL THEN 'ln_final.hook_out'
-                    ELSE gpt2._full_name('hook_resid_post', gpt2_embed.block) END AS hook
+               gpt2._full_name('hook_resid_post', gpt2_embed.block) AS hook
         FROM gpt2._input(
             gpt2._prompt(gpt2_embed.text, input_ids, special_tokens, truncate), gpt2_embed.model)
             AS i
@@ -60,11 +59,18 @@ BEGIN ATOMIC
     )
     SELECT p.y
     FROM (
-        -- [n_seq, n_embd]
+        -- [n_seq, n_embd]; what a block gives only the pass with hook points tells
         SELECT array_agg(f.value ORDER BY f."position") AS x
         FROM input AS i
         CROSS JOIN LATERAL gpt2._forward(i.tokens, i.m, ARRAY[i.hook]) AS f
-        OFFSET 0
+        WHERE gpt2_embed.block IS NOT NULL
+        HAVING gpt2_embed.block IS NOT NULL
+    UNION ALL
+        (SELECT (gpt2._run(gpt2._begin(i.tokens, i.m), i.m, cardinality(i.tokens),
+                           keep => false)).y
+         FROM input AS i
+         WHERE gpt2_embed.block IS NULL
+         OFFSET 0)
     ) AS a
     CROSS JOIN LATERAL gpt2._pool(a.x, pooling) AS p
     WHERE a.x IS NOT NULL;

@@ -31,6 +31,58 @@ COMMENT ON FUNCTION gpt2._score IS
     'log of the sum of exp(logits); of a token its log probability and rank; entropy in bits';
 
 
+CREATE TYPE gpt2._token_score AS (logprob float8, rank int, entropy float8);
+COMMENT ON TYPE gpt2._token_score IS 'how well a token was expected; entropy in bits';
+
+
+CREATE FUNCTION gpt2._score_token(y vector, token int, m gpt2.model)
+RETURNS gpt2._token_score
+LANGUAGE sql STABLE PARALLEL SAFE COST 1000000
+--@include ../model/settings.sql
+BEGIN ATOMIC
+    SELECT ROW(s.logprob, s.rank, s.entropy)::gpt2._token_score
+    FROM gpt2._unembed(y, m) AS u
+    CROSS JOIN LATERAL gpt2._score(u.logits, token) AS s;
+END;
+COMMENT ON FUNCTION gpt2._score_token IS 'how well a token was expected after a position';
+
+
+-- By itself and with settings, as gpt2._read_block is.
+CREATE FUNCTION gpt2._score_together(y vector[], tokens int[], "first" int, m gpt2.model)
+RETURNS TABLE (n int, score gpt2._token_score)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1000
+SET enable_seqscan = on
+SET plan_cache_mode = force_generic_plan
+BEGIN ATOMIC
+    SELECT n, gpt2._score_token(y[n], tokens[n + 1], m)
+    FROM gpt2._share AS s
+    CROSS JOIN LATERAL generate_series(
+        "first" + s.share - 1, cardinality(tokens) - 1, gpt2._n_shares()) AS n;
+END;
+COMMENT ON FUNCTION gpt2._score_together IS
+    'the same for all tokens that come after token first, by several processes, in no order';
+
+
+CREATE FUNCTION gpt2._score_text(y vector[], tokens int[], "first" int, m gpt2.model)
+RETURNS TABLE (n int, logprob float8, rank int, entropy float8)
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    -- a position predicts the token after it; few logits are computed before workers are there
+    SELECT n, s.logprob, s.rank, s.entropy
+    FROM generate_series("first", cardinality(tokens) - 1) AS n
+    CROSS JOIN LATERAL gpt2._unembed(y[n], m) AS u
+    CROSS JOIN LATERAL gpt2._score(u.logits, tokens[n + 1]) AS s
+    WHERE (cardinality(tokens) - "first") * (m).n_vocab < 250000
+UNION ALL
+    SELECT t.n, (t.score).logprob, (t.score).rank, (t.score).entropy
+    FROM gpt2._score_together(y, tokens, "first", m) AS t
+    WHERE (cardinality(tokens) - "first") * (m).n_vocab >= 250000;
+END;
+COMMENT ON FUNCTION gpt2._score_text IS
+    'how well each token after token first was expected, by the activations [n_seq, n_embd] that a '
+    'pass has given';
+
+
 CREATE FUNCTION gpt2._score_tokens(y vector[], tokens int[], m gpt2.model)
 RETURNS TABLE (
     "position" int, token int, piece text, logprob float8, rank int, entropy float8,
@@ -39,20 +91,15 @@ RETURNS TABLE (
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     WITH score AS (
-        -- each but the last position predicts the token after it
-        SELECT p.n::int AS "position", s.*
-        FROM unnest(_score_tokens.y) WITH ORDINALITY AS p (y, n)
-        CROSS JOIN LATERAL gpt2._unembed(p.y, m) AS u
-        CROSS JOIN LATERAL gpt2._score(u.logits, tokens[p.n + 1]) AS s
-        WHERE p.n < cardinality(tokens)
+        SELECT s.* FROM gpt2._score_text(_score_tokens.y, _score_tokens.tokens, 1, m) AS s
     )
     -- -0 is written so, and would be what 0 is negated
     SELECT p.*, s.logprob, s.rank, s.entropy, (0 - s.logprob) / ln(2)
     FROM gpt2._pieces(tokens, m) AS p
-    LEFT JOIN score AS s ON s."position" = p."position";
+    LEFT JOIN score AS s ON s.n = p."position";
 END;
 COMMENT ON FUNCTION gpt2._score_tokens IS
-    'how well each token was expected, by the activations [n_seq, n_embd] that a pass has given';
+    'the tokens of a text, and how well each was expected; NULL for the first';
 
 
 CREATE FUNCTION gpt2_score(
@@ -70,7 +117,7 @@ BEGIN ATOMIC
         -- [n_seq, n_embd]: one pass, whatever the text's length
         SELECT i.m, i.tokens,
                (gpt2._run(gpt2._begin(i.tokens, i.m, prefix => gpt2_score.prefix), i.m,
-                          cardinality(i.tokens))).y
+                          cardinality(i.tokens), keep => false)).y
         FROM gpt2._input(
             gpt2._prompt(gpt2_score.text, input_ids, special_tokens, truncate), gpt2_score.model)
             AS i
@@ -115,20 +162,20 @@ BEGIN ATOMIC
     ), part AS MATERIALIZED (
         -- A window moves by stride until it reaches the end. What the one before has counted is
         -- context only; at least its first token is, as nothing comes before it.
-        SELECT i.m, i.tokens[b + 1:b + i.n_ctx] AS tokens,
+        SELECT b, i.m, i.tokens[b + 1:b + i.n_ctx] AS tokens,
                CASE b WHEN 0 THEN 1 ELSE greatest(i.n_ctx - i.stride, 1) END AS "first"
         FROM input AS i
         CROSS JOIN LATERAL generate_series(
             0, greatest(cardinality(i.tokens) - i.n_ctx, 0) + i.stride - 1, i.stride) AS b
         WHERE cardinality(i.tokens) > 1
     )
-    SELECT gpt2._perplexity(-avg(s.logprob))
+    -- in one order always, as each of them rounds the sum
+    SELECT gpt2._perplexity(-avg(s.logprob ORDER BY w.b, s.n))
     FROM part AS w
     CROSS JOIN LATERAL (
-        SELECT (gpt2._run(gpt2._begin(w.tokens, w.m), w.m, cardinality(w.tokens))).y OFFSET 0) AS a
-    CROSS JOIN LATERAL generate_series(w."first", cardinality(w.tokens) - 1) AS n
-    CROSS JOIN LATERAL gpt2._unembed(a.y[n], w.m) AS u
-    CROSS JOIN LATERAL gpt2._score(u.logits, w.tokens[n + 1]) AS s;
+        SELECT (gpt2._run(gpt2._begin(w.tokens, w.m), w.m, cardinality(w.tokens), keep => false)).y
+        OFFSET 0) AS a
+    CROSS JOIN LATERAL gpt2._score_text(a.y, w.tokens, w."first", w.m) AS s;
 END;
 COMMENT ON FUNCTION gpt2_perplexity IS
     'exp of the mean surprisal of all tokens but the first, in nats; a text longer than the '
