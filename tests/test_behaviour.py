@@ -436,8 +436,8 @@ def test_arithmetic(tx, positions):
 
 def test_slices_are_cut_once(tx):
     n = count_calls(tx, "SELECT gpt2_generate('The', 3)")
-    # queries of heads, keys and values, slices of the linear layers; keys and values of heads
-    assert n["subvector"] == 3 * (24 + 6 + 6 * (1 + 1 + 1 + 4)) + 2 * 24 * (1 + 2 + 3)
+    # queries of heads; queries, keys and values; slices of the linear layers; keys and values of heads
+    assert n["subvector"] == 3 * (24 + 6 * 2 + 6 * (1 + 1 + 1 + 4)) + 2 * 24 * (1 + 2 + 3)
 
 
 def test_arithmetic_of_forward(tx):

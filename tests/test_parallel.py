@@ -265,6 +265,10 @@ def test_a_share_a_page(wide):
         "SELECT count(*), count(DISTINCT (ctid::text::point)[0]) FROM gpt2._share"
     ).fetchone()
     assert n == pages == one(wide, "SELECT gpt2._n_shares()")
-    assert one(wide, "SELECT array_agg(share ORDER BY share) FROM gpt2._share") == list(
-        range(1, n + 1)
-    )
+    shares = "SELECT array_agg(share ORDER BY share) FROM gpt2._share"
+    assert one(wide, shares) == list(range(1, n + 1))
+    # as a subscription inserts what it copies
+    with wide.transaction(force_rollback=True):
+        wide.execute("SET LOCAL session_replication_role = replica")
+        wide.execute("INSERT INTO gpt2._share SELECT * FROM gpt2._share")
+        assert one(wide, shares) == list(range(1, n + 1))
