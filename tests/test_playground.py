@@ -279,7 +279,7 @@ def test_attention(visit, server):
     visit.idle(panel)
     assert panel.locator("svg g").count() == blocks * heads
     visit.screenshot("heads")
-    panel.locator("svg g", has_text="block 1, head 2").click(force=True)
+    panel.locator("svg g", has_text="block 1, head 2").locator("path").first.dispatch_event("click")
     visit.idle(panel)
     assert panel.locator("#attention-block").input_value() == "1"
     expect(panel.locator("svg")).to_contain_text("Attention of block 1, head 2")
