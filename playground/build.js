@@ -65,7 +65,7 @@ async function pageFiles() {
 
 // float32: twice the bytes in memory and a seventh more to download, but WebAssembly has no float16:
 // with it a token takes three times as long
-await record('demo', 'float32', MODEL);
+await record('demo', 'demo', 'float32', MODEL);
 const assets = await compress();
 await build({ root: join(ROOT, 'playground'), logLevel: 'error' });
 const parts = [...assets.map(({ name, bytes }) => [name, bytes]),

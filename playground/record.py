@@ -1,7 +1,7 @@
 """Records the import of a model for the browser: the queries that the loader's importer asks, and
 the rows that it copies, each table's in a file. src/install.js does the same again.
 
-Usage: build/venv/bin/python playground/record.py MODEL DTYPE FOLDER
+Usage: build/venv/bin/python playground/record.py MODEL NAME DTYPE FOLDER
 
 MODEL is a directory, or the bundled model's name. The database is that of the process that calls
 it (record.js): a line of JSON asks, {"sql", "arguments"} or {"table", "columns", "file"}, and a
@@ -47,9 +47,9 @@ class Recorder:
 
 
 if __name__ == "__main__":
-    model, dtype, made = sys.argv[1:]
+    model, name, dtype, made = sys.argv[1:]
     source = client.find_source(model)
     checkpoint = Checkpoint(source.directory, client.read_tensor, lambda n_bytes: None, None)
     recorder = Recorder(Path(made))
-    importer.load(recorder, checkpoint, source.name, source.name, dtype=dtype)
+    importer.load(recorder, checkpoint, name, source.name, dtype=dtype)
     recorder.close()

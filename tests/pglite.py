@@ -8,17 +8,19 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import psycopg
 import pytest
 
-from databases import ROOT
+from databases import DEMO, ROOT
 
 #: what playground/build.js has recorded of the bundled model's import
-MODEL = ROOT / "build" / "playground" / "model"
+BUNDLED = ROOT / "build" / "playground" / "model"
 
 #: set: tests get their databases from here
 WANTED = "GPT2_PGLITE"
+PLAYGROUND = ROOT / "playground"
 
 
 def wanted() -> bool:
@@ -33,12 +35,21 @@ def databases() -> Iterator:
     processes: list[subprocess.Popen] = []
     with tempfile.TemporaryDirectory(prefix="gpt2-") as folder:
 
+        def model(holds: str) -> list[Path]:
+            """The folder with the import of what a database is to hold."""
+            if holds == "demo" and not (recorded := Path(folder) / "demo").exists():
+                subprocess.run(
+                    ["node", PLAYGROUND / "record.js", DEMO, "demo", "float32", recorded],
+                    check=True,
+                )
+            return {"demo": [Path(folder) / "demo"], "bundled": [BUNDLED]}.get(holds, [])
+
         def make(options: str = "", holds: str | None = None) -> str:
-            if options or holds not in ("extension", "demo"):
+            if options or holds not in ("extension", "demo", "bundled"):
                 pytest.skip("PGlite has one database, and no COPY FROM STDIN to load models by")
             socket = tempfile.mkdtemp(dir=folder)
             process = subprocess.Popen(
-                ["node", ROOT / "playground" / "serve.js", socket, *[MODEL] * (holds == "demo")],
+                ["node", PLAYGROUND / "serve.js", socket, *model(holds)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
