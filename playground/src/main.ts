@@ -12,7 +12,7 @@ import { attention, picture, type Head } from './panels/pictures';
 import { missing } from './support';
 import { tabs } from './tabs';
 
-const EXAMPLES = ['The default value is', 'To create an index', 'CREATE TABLE', 'Happy New Year!'];
+const EXAMPLES = ['The default value is', 'To create an index on a table,', 'In this chapter', 'Happy New Year!'];
 
 async function start(): Promise<void> {
     const prompt = find<HTMLTextAreaElement>('prompt');
