@@ -19,8 +19,8 @@ from oracle.checkpoints import write_checkpoint
 from psycopg import errors
 
 SHAPE = dict(n_layer=2, n_head=4, n_embd=512, n_positions=192, vocab_size=2000)
-#: 8 chunks and a part of one
-IDS = [random.Random(1).randrange(1999) for _ in range(140)]
+#: 9 chunks and a part of one
+IDS = [random.Random(1).randrange(1999) for _ in range(156)]
 WORKERS = [1, 2, 4]
 
 QUERIES = {

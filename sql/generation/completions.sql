@@ -123,7 +123,7 @@ RETURN jsonb_populate_record(
     NULL::gpt2._options,
     '{"temperature": 1, "min_tokens": 0, "ignore_eos": false}'::jsonb || request
     || CASE jsonb_typeof(request -> 'stop')
-       WHEN 'string' THEN jsonb_build_object('stop', jsonb_build_array(request -> 'stop'))
+       WHEN 'string' THEN jsonb_build_object('stop'::text, jsonb_build_array(request -> 'stop'))
        ELSE '{}' END);
 COMMENT ON FUNCTION gpt2._requested_options IS 'how a token is to be chosen, by a request';
 
@@ -289,7 +289,7 @@ BEGIN ATOMIC
             q.request ->> 'model') AS a
     ), choice AS (
         SELECT a.object || jsonb_build_object(
-                   'index', row_number() OVER (ORDER BY a.n, a.rank) - 1) AS json
+                   'index'::text, row_number() OVER (ORDER BY a.n, a.rank) - 1) AS json
         FROM answer AS a, asked AS q
         WHERE a.rank <= q.n
     ), usage AS (
