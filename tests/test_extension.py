@@ -97,6 +97,7 @@ INTERNAL_WRITERS = {
     "_end_edit",
     "_row_edited",
     "_skip_present",
+    "_skip_share",
 }
 
 
