@@ -254,6 +254,29 @@ def test_no_object(demo, request_):
     assert error["param"] is None
 
 
+@pytest.mark.parametrize(
+    ("request_", "error", "detail"),
+    [
+        ([], "request must be a JSON object", "It is of type array."),
+        ({"tok_k": 3}, '"tok_k" is no field of a request', "There are OpenAI's, and the options"),
+        ({"echo": 1}, "echo must be a boolean", "It is 1."),
+        ({"stream": True}, "stream is not supported", "One value is given, when all is done."),
+        ({"suffix": "a"}, "suffix is not supported", "GPT-2 reads what is before, not what"),
+        ({"logprobs": 6}, "logprobs must be between 0 and 5", "It is 6."),
+        ({"n": 2, "best_of": 1}, "best_of must be n or more", "It is 1, n is 2."),
+    ],
+)
+def test_what_the_error_object_is_made_of(demo, request_, error, detail):
+    """The error below, with its DETAIL and HINT."""
+    with pytest.raises(psycopg.Error) as raised:
+        demo.execute("SELECT gpt2._completions(%s)", [Jsonb(request_)])
+    diag = raised.value.diag
+    assert diag.message_primary == error and diag.message_detail.startswith(detail)
+    message = f"{error}. {diag.message_detail} {diag.message_hint}"
+    answer = one(demo, "SELECT gpt2_completions(%s)", Jsonb(request_))["error"]
+    assert (answer["message"], answer["code"]) == (message, diag.sqlstate)
+
+
 def test_null(demo):
     assert one(demo, "SELECT gpt2_completions(NULL)") is None
     # null is what clients send for what is left out
