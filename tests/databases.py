@@ -13,7 +13,10 @@ process, and drop it at the end; hence only its janitor.)
 from __future__ import annotations
 
 import hashlib
+import secrets
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,19 @@ DEMO = ROOT / "tests" / "models" / "manual"
 BUNDLED = ROOT / "loader" / "gpt2_loader" / "models" / "demo"
 #: of pg_advisory_lock, "gpt2": held while a template is looked for and made
 LOCK = 0x67707432
+
+
+@contextmanager
+def temporary(cluster: str, purpose: str) -> Iterator[psycopg.Connection]:
+    """A connection to an empty database gpt2_PURPOSE_..., which is dropped at the block's end."""
+    name = f"gpt2_{purpose}_{secrets.token_hex(4)}"
+    with psycopg.connect(cluster, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        try:
+            with psycopg.connect(make_conninfo(cluster, dbname=name), autocommit=True) as made:
+                yield made
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def load_model(uri: str, source: Path, name: str, *options: str) -> None:

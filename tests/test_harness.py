@@ -3,6 +3,7 @@ that are made here: `make test-oracle`."""
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -122,8 +123,6 @@ def backends(dsn, directory):
 
 
 def evaluate(backend, tasks: list[dict]) -> dict:
-    import copy
-
     from lm_eval.evaluator import simple_evaluate
 
     return simple_evaluate(

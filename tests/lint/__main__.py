@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
+from databases import temporary
 from lint.figures import figures
 from lint.rules import RULES, Tree
 
@@ -26,20 +25,14 @@ ROOT = Path(__file__).parent.parent.parent
 @contextmanager
 def extension_database(cluster: str) -> Iterator[psycopg.Connection]:
     """A database with the extensions, as long as it is needed."""
-    name = f"gpt2_lint_{secrets.token_hex(4)}"
-    with psycopg.connect(cluster, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-        try:
-            with psycopg.connect(make_conninfo(cluster, dbname=name), autocommit=True) as made:
-                made.execute("SET client_min_messages = warning")
-                made.execute("CREATE EXTENSION gpt2 CASCADE")
-                if made.execute(
-                    "SELECT name FROM pg_available_extensions WHERE name = 'plpython3u'"
-                ).fetchone():
-                    made.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
-                yield made
-        finally:
-            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with temporary(cluster, "lint") as made:
+        made.execute("SET client_min_messages = warning")
+        made.execute("CREATE EXTENSION gpt2 CASCADE")
+        if made.execute(
+            "SELECT name FROM pg_available_extensions WHERE name = 'plpython3u'"
+        ).fetchone():
+            made.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
+        yield made
 
 
 def main() -> int:

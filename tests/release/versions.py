@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 
+from databases import temporary
 from release.catalog import SCHEMA, Refused, differences, read
 from release.upgrade import AT_ONCE, script
 
@@ -46,15 +46,9 @@ def installed(versions: dict[str, Scripts]) -> Iterator[None]:
 @contextmanager
 def database(cluster: str) -> Iterator[psycopg.Connection]:
     """A database with a schema into which an extension is installed whose parts are read."""
-    name = f"gpt2_release_{secrets.token_hex(4)}"
-    with psycopg.connect(cluster, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-        try:
-            with psycopg.connect(make_conninfo(cluster, dbname=name), autocommit=True) as made:
-                made.execute(f"CREATE EXTENSION vector; CREATE SCHEMA {SCHEMA}")
-                yield made
-        finally:
-            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with temporary(cluster, "release") as made:
+        made.execute(f"CREATE EXTENSION vector; CREATE SCHEMA {SCHEMA}")
+        yield made
 
 
 def create(connection: psycopg.Connection, extensions: Scripts, version: str) -> None:
