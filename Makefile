@@ -102,9 +102,10 @@ messages: extensions  ## every error message, and whether the last `make test` t
 FILES ?= 200000
 CALLS ?= 100000
 SEED ?= 1
+FIRST ?= 0
 fuzz: extensions  ## broken model files and odd calls: FILES=200000 CALLS=100000 SEED=1, an hour or two
 	@status=0; \
-		$(TOOL) fuzz --files $(FILES) --seed $(SEED) --keep build/fuzz || status=1; \
+		$(TOOL) fuzz --files $(FILES) --first $(FIRST) --seed $(SEED) --keep build/fuzz || status=1; \
 		$(WITH_SERVER) $(TOOL) arguments --calls $(CALLS) --seed $(SEED) || status=1; \
 		exit $$status
 

@@ -152,6 +152,19 @@ def test_directory_that_the_server_may_not_read(db, directory, model):  # noqa: 
     assert refusal.value.diag.message_primary == f'could not read "{model}"'
 
 
+def test_comes_where_somebody_has_a_trigger(new_database):
+    """On a table of gpt2's: that is his, and none of what is made here."""
+    with psycopg.connect(new_database(), autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION gpt2 CASCADE")
+        connection.execute("""
+            CREATE FUNCTION public.audit() RETURNS trigger
+                LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+            CREATE TRIGGER audit BEFORE INSERT ON gpt2.model
+                FOR EACH ROW EXECUTE FUNCTION public.audit()""")
+        connection.execute("CREATE EXTENSION gpt2_plpython3u CASCADE")
+        assert one(connection, "SELECT to_regproc('gpt2_load_model') IS NOT NULL")
+
+
 @pytest.fixture(scope="module")
 def own_server(new_cluster) -> Iterator[tuple[Cluster, Path]]:
     """A server that may crash, and the folder in which its processes put temporary files."""
