@@ -72,7 +72,8 @@ lint-python: packages
 	@build/venv/bin/ruff format --check --quiet
 
 # SC2016: a script for another shell stands in single quotes, so that this one leaves it alone
-SHELL_SCRIPTS = .ci/run extension/build $(wildcard $(SETUP)/*) tests/bare/run tests/pg_ctl docs/tour.sh
+SHELL_SCRIPTS = .ci/run extension/build $(wildcard $(SETUP)/*) $(wildcard tests/bare/*) \
+	tests/pg_ctl docs/tour.sh packaging/deb packaging/debian/tests/readme
 lint-shell:
 	@"$$($(SETUP)/shellcheck)" --external-sources --source-path=SCRIPTDIR --exclude=SC2016 $(SHELL_SCRIPTS)
 
@@ -157,9 +158,15 @@ bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: in shor
 	@$(WITH_SERVER) $(BENCH) $(BENCH_ARGS)
 
 ##@ Release
-.PHONY: upgrade release
+.PHONY: upgrade release deb test-deb
 upgrade: extensions  ## the scripts that lead from the last release to the sources as they are
 	@$(WITH_SERVER) $(TOOL) release upgrade
+
+deb:  ## Debian's packages, in build/deb
+	@packaging/deb
+
+test-deb:  ## Debian's packages in bare machines: as root, debootstrap and a quarter of an hour
+	@tests/bare/deb $(ARGS)
 
 release: build python  ## freeze the scripts of META.json's version: CONTRIBUTING.md
 	@$(TOOL) release freeze
