@@ -7,10 +7,10 @@ import json
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 from conftest import ROOT
 from packaging.requirements import Requirement
 
@@ -41,9 +41,7 @@ def test_a_bad_dockerfile_is_found(tmp_path):
 
 def fits_schema(compose_file: Path) -> bool:
     return (
-        tool(
-            "check-jsonschema", "--builtin-schema", "vendor.compose-spec", compose_file
-        ).returncode
+        tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", compose_file).returncode
         == 0
     )
 
