@@ -72,7 +72,10 @@ lint-python: packages
 	@build/venv/bin/ruff format --check --quiet
 
 # SC2016: a script for another shell stands in single quotes, so that this one leaves it alone
-SHELL_SCRIPTS = .ci/run extension/build $(wildcard $(SETUP)/*) tests/bare/run tests/pg_ctl docs/tour.sh
+SHELL_SCRIPTS = .ci/run extension/build $(wildcard $(SETUP)/*) docs/tour.sh tests/pg_ctl \
+	tests/bare/deb tests/bare/machines.sh tests/bare/run \
+	tests/bare/docker/docker-entrypoint.sh tests/bare/docker/run packaging/deb \
+	packaging/debian/tests/readme $(addprefix packaging/docker/,build entrypoint initdb.sh)
 lint-shell:
 	@"$$($(SETUP)/shellcheck)" --external-sources --source-path=SCRIPTDIR --exclude=SC2016 $(SHELL_SCRIPTS)
 
@@ -158,9 +161,18 @@ bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: in shor
 	@$(WITH_SERVER) $(BENCH) $(BENCH_ARGS)
 
 ##@ Release
-.PHONY: upgrade release
+.PHONY: upgrade release deb test-deb test-docker
 upgrade: extensions  ## the scripts that lead from the last release to the sources as they are
 	@$(WITH_SERVER) $(TOOL) release upgrade
+
+deb:  ## Debian's packages, in build/deb
+	@packaging/deb
+
+test-deb:  ## Debian's packages in bare machines: as root, debootstrap and a quarter of an hour
+	@tests/bare/deb $(ARGS)
+
+test-docker:  ## the images and the compose file, by Podman: as root, a quarter of an hour
+	@tests/bare/docker/run
 
 release: build python  ## freeze the scripts of META.json's version: CONTRIBUTING.md
 	@$(TOOL) release freeze
