@@ -49,7 +49,7 @@ def run(*command: str | Path, folder: Path, **environment: str) -> subprocess.Co
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=550,
+        timeout=900,
     )
 
 
