@@ -64,15 +64,19 @@ need-model:
 
 ##@ Test
 WITH_SERVER = $(SETUP)/cluster run
-.PHONY: lint lint-python lint-shell lint-sql lint-release
-lint: lint-python lint-shell lint-sql lint-release  ## check the sources by their rules; FIGURES=1: and count
+.PHONY: lint lint-python lint-workflows lint-shell lint-sql lint-release
+lint: lint-python lint-workflows lint-shell lint-sql lint-release  ## check the sources by their rules; FIGURES=1: and count
 lint-python: packages
 	@$(SETUP)/python lint
 	@build/venv/bin/ruff check --quiet --output-format concise
 	@build/venv/bin/ruff format --check --quiet
 
+lint-workflows: packages
+	@$(SETUP)/python lint
+	@build/venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
 # SC2016: a script for another shell stands in single quotes, so that this one leaves it alone
-SHELL_SCRIPTS = .ci/run extension/build $(wildcard $(SETUP)/*) docs/tour.sh tests/pg_ctl \
+SHELL_SCRIPTS = .ci/run extension/build extension/pg_tle $(wildcard $(SETUP)/*) docs/tour.sh tests/pg_ctl \
 	tests/bare/deb tests/bare/machines.sh tests/bare/run \
 	tests/bare/docker/docker-entrypoint.sh tests/bare/docker/run packaging/deb \
 	packaging/debian/tests/readme $(addprefix packaging/docker/,build entrypoint initdb.sh)
@@ -161,7 +165,7 @@ bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: in shor
 	@$(WITH_SERVER) $(BENCH) $(BENCH_ARGS)
 
 ##@ Release
-.PHONY: upgrade release deb test-deb test-docker
+.PHONY: upgrade release dist deb test-deb test-docker
 upgrade: extensions  ## the scripts that lead from the last release to the sources as they are
 	@$(WITH_SERVER) $(TOOL) release upgrade
 
@@ -176,6 +180,10 @@ test-docker:  ## the images and the compose file, by Podman: as root, a quarter 
 
 release: build python  ## freeze the scripts of META.json's version: CONTRIBUTING.md
 	@$(TOOL) release freeze
+
+# a playground that was built once is brought up to date
+dist: python $(wildcard build/playground/site/index.html)  ## a release's files, with checksums, in build/dist: docs/install.md
+	@$(SETUP)/dist
 
 ##@ In a browser
 .PHONY: playground test-pglite test-playground site
@@ -253,7 +261,7 @@ REGRESS_OPTS = --inputdir=tests --outputdir=build/regress \
 REGRESS_PREP = build/regress
 
 all: build
-build: $(EXTENSION:=.control) $(DATA_built) build/gpt2.sql  ## make the scripts in build/
+build: $(EXTENSION:=.control) $(DATA_built) build/gpt2.sql build/gpt2_pg_tle.sql  ## make the scripts in build/
 install:  ## into the server of PG_CONFIG
 uninstall:  ## from the server of PG_CONFIG
 installcheck:  ## run the SQL regression tests there
@@ -276,6 +284,12 @@ build/gpt2.sql: extension/gpt2.manifest $(SOURCES)
 	@mkdir -p build
 	@grep -v '^extension/' $< > build/gpt2.manifest
 	@(cat extension/plain.sql && extension/build build/gpt2.manifest && printf '\nCOMMIT;\n') > $@.new
+	@mv $@.new $@
+
+# For servers with pg_tle, which keeps an extension's scripts in the database.
+build/gpt2_pg_tle.sql: extension/pg_tle build/gpt2.control build/gpt2--$(EXTVERSION).sql \
+		$(wildcard extension/releases/gpt2--*--*.sql)
+	@$^ > $@.new
 	@mv $@.new $@
 
 build/regress:

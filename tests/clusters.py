@@ -129,6 +129,29 @@ class Cluster(PostgreSQLExecutor):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def relocated(folder: Path, *programs: str, without: str) -> Path:
+    """Makes the server under test once more in a new folder, with these of its programs and without the
+    extensions whose names begin so; gives the path of its pg_config. PostgreSQL finds its files from
+    where its programs lie: these are copies, all else leads to the originals."""
+    folders = {}
+    for option in ("--bindir", "--sharedir", "--pkglibdir", "--includedir-server", "--libdir"):
+        asked = [os.environ["PG_CONFIG"], option]
+        original = Path(subprocess.check_output(asked, text=True).strip())
+        folders[option] = copy = folder / original.relative_to("/")
+        copy.mkdir(parents=True, exist_ok=True)
+        for path in [] if option == "--libdir" else original.iterdir():
+            if path.name in programs:
+                shutil.copy(path, copy)
+            elif path.name == "extension":
+                (copy / path.name).mkdir()
+                for file in path.iterdir():
+                    if not file.name.startswith(without):
+                        (copy / path.name / file.name).symlink_to(file)
+            elif not (copy / path.name).exists():
+                (copy / path.name).symlink_to(path)
+    return folders["--bindir"] / "pg_config"
+
+
 def until(conn: psycopg.Connection, query: str, *arguments, seconds: int = PATIENCE) -> None:
     """Waits until a query gives true."""
     end = time.monotonic() + seconds

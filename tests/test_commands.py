@@ -19,12 +19,17 @@ from pathlib import Path
 import pages
 import psycopg
 import pytest
+from checkouts import repository
 from conftest import ROOT, one
 from examples import EXAMPLE
 from oracle.checkpoints import SHAPES, write_checkpoint, write_hub_cache
 
+from clusters import relocated
+
 #: pages with shell lines
 WITH_LINES = [page for page in pages.PAGES if pages.blocks(page)]
+#: README.md above all the others, docs/install.md on a server without gpt2: tests/test_dist.py
+TYPED_ELSEWHERE = ("README.md", "docs/install.md")
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -61,25 +66,6 @@ def read(page: str, instead: dict[str, str], folder: Path, home: Path) -> str:
     return typed.stdout
 
 
-def git(*arguments: str, folder: Path) -> str:
-    return subprocess.run(
-        [
-            "git",
-            "-c",
-            "safe.directory=*",
-            "-c",
-            "user.name=test",
-            "-c",
-            "user.email=test@localhost",
-            *arguments,
-        ],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
     """A reader's home, with a model that was fetched from the hub."""
@@ -92,24 +78,14 @@ def home(tmp_path_factory) -> Path:
 def readme(tmp_path_factory, home) -> Iterator[tuple[Path, str]]:
     """The checkout of a reader who has typed README.md, and what the lines printed."""
     folder = tmp_path_factory.mktemp("a reader's")
-    repository = folder / "repository"
-    repository.mkdir()
-    for name in filter(
-        None, git("ls-files", "-z", "-co", "--exclude-standard", folder=ROOT).split("\0")
-    ):
-        if (ROOT / name).is_file():
-            (repository / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, repository / name)
-    git("init", "--quiet", folder=repository)
-    git("add", "--all", folder=repository)
-    git("commit", "--quiet", "--message", "as it is", folder=repository)
+    source = repository(folder / "repository")
     model = folder / "model"
     write_checkpoint(model, SHAPES["one_block"])
 
     instead = {
         # the machine has it all, or this would not run
         "apt-get update && apt-get install --yes git make sudo": "git --version; make --version",
-        "git clone REPOSITORY": f"git clone --quiet {shlex.quote(str(repository))}",
+        "git clone REPOSITORY": f"git clone --quiet {shlex.quote(str(source))}",
         "/path/to/pg_config": shlex.quote(os.environ["PG_CONFIG"]),
         "path/to/model": shlex.quote(str(model)),
         # this is it; and half an hour with PyTorch
@@ -139,7 +115,7 @@ def test_readme(readme):
     assert 'dropped model "mine"' in printed
 
 
-@pytest.mark.parametrize("page", [page for page in WITH_LINES if page != "README.md"])
+@pytest.mark.parametrize("page", [page for page in WITH_LINES if page not in TYPED_ELSEWHERE])
 def test_page(readme, home, page):
     checkout, _ = readme
     instead = {}
@@ -276,26 +252,7 @@ def test_server_without_plpython(tmp_path):
     """A server that has no PL/Python, and that apt does not manage, does for all but
     gpt2_plpython3u."""
 
-    def asked(option: str) -> Path:
-        return Path(
-            subprocess.run(
-                [os.environ["PG_CONFIG"], option], check=True, text=True, capture_output=True
-            ).stdout.strip()
-        )
-
-    # PostgreSQL finds its files from where its programs lie
-    server = tmp_path / "server"
-    for option in ("--bindir", "--sharedir", "--pkglibdir", "--includedir-server"):
-        copy = server / asked(option).relative_to("/")
-        copy.mkdir(parents=True, exist_ok=True)
-        for path in asked(option).iterdir():
-            if path.name in ("postgres", "pg_config"):
-                shutil.copy(path, copy)
-            elif path.name == "extension":
-                (copy / path.name).mkdir()
-            else:
-                (copy / path.name).symlink_to(path)
-    pg_config = server / asked("--bindir").relative_to("/") / "pg_config"
+    pg_config = relocated(tmp_path / "server", "postgres", "pg_config", without="plpython3u")
     made = subprocess.run(
         [ROOT / "extension/setup/packages"],
         capture_output=True,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from conftest import DEMO, ROOT, load_model, one
+from pgxnclient import SemVer
 from psycopg import errors
 
 # What an extension leaves in the catalogs, by name, as oids differ.
@@ -468,6 +469,14 @@ def test_meta_is_valid():
         "no_index",
     }
     assert set(document) <= allowed
+    for phase, relations in document["prereqs"].items():
+        assert phase in {"configure", "build", "test", "runtime", "develop"}
+        for relation, wanted in relations.items():
+            assert relation in {"requires", "recommends", "suggests", "conflicts"}
+            for extension, least in wanted.items():
+                assert re.fullmatch(r"[^\s/\\]{2,}", extension)
+                assert least == 0 or SemVer(least)
+    assert all(re.fullmatch(r"[^/\\\x00-\x1f]{1,255}", tag) for tag in document["tags"])
     assert all(0 < len(tag) < 256 for tag in document["tags"])
     for extension in document["provides"].values():
         assert {"file", "version"} <= set(extension)

@@ -3,8 +3,10 @@ printed: tests/examples.py writes them anew."""
 
 from __future__ import annotations
 
+import json
 import re
 
+import pages
 import pytest
 from conftest import ROOT
 from examples import examples, printed
@@ -25,6 +27,15 @@ def test_example(bundled_dsn, query, result):
 def test_results_are_rounded():
     """The last digits of a float are the processor's: see extension/setup/portable."""
     assert [result for _, result in EXAMPLES if re.search(r"\d\.\d{5}", result)] == []
+
+
+def test_devcontainer_types_the_readme():
+    """A container that an editor makes of the checkout is set up by the page's own lines."""
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    first = pages.blocks("README.md")[0]
+    typed = [container[command] for command in ("onCreateCommand", "postCreateCommand")]
+    for line in " && ".join(typed).replace("sudo apt-get", "apt-get").split(" && "):
+        assert line in first
 
 
 SIGNATURES = re.findall(
