@@ -68,11 +68,11 @@ def use_postgres_fdw(hub: str, servers: dict[str, Cluster]) -> None:
 
 def use_plproxy(hub: str, servers: dict[str, Cluster]) -> None:
     """The same with PL/Proxy."""
-    statements = of_servers(block("CREATE EXTENSION plproxy"), servers)
+    statements = block("CREATE EXTENSION plproxy")
     for name in set(NAMES) - set(servers):
         statements = re.sub(rf",\s+p\d 'host={name} [^']*'", "", statements)
     with psycopg.connect(hub, autocommit=True) as conn:
-        conn.execute(statements)
+        conn.execute(of_servers(statements, servers))
 
 
 @contextmanager
