@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -199,17 +199,17 @@ def test_ended(hub, servers, way, long_statement, how):
         psycopg.connect(hub, autocommit=True) as admin,
         ThreadPoolExecutor() as pool,
     ):
+        conn.execute(
+            FINGERPRINTS[way]
+        )  # the connections are made: PL/Proxy may lose a cancel before
         before = {name: told(server, text) for name, server in servers.items()}
         asked = pool.submit(conn.execute, long_statement)
         for name in NAMES:
             with there(servers, name) as other:
                 until(other, f"SELECT EXISTS ({COMPUTES})")
         end = "pg_terminate_backend" if how == "end of the session" else "pg_cancel_backend"
-        # again: PL/Proxy may lose a cancel that comes while it is still connecting
-        while not asked.done():
-            admin.execute(f"SELECT {end}(%s)", [conn.info.backend_pid])
-            wait([asked], timeout=1)
-        error = asked.exception()
+        admin.execute(f"SELECT {end}(%s)", [conn.info.backend_pid])
+        error = asked.exception(PATIENCE)
         expected = errors.AdminShutdown if how == "end of the session" else errors.QueryCanceled
         assert isinstance(error, expected)
         for name, server in servers.items():
@@ -218,9 +218,10 @@ def test_ended(hub, servers, way, long_statement, how):
             assert told(server, text) > before[name]
 
 
-def test_timeout(conn, servers, long_statement):
+def test_timeout(conn, servers, way, long_statement):
     """The same by statement_timeout; a longer one where the servers had not begun yet."""
     text = "canceling statement due to user request"
+    conn.execute(FINGERPRINTS[way])
     before = {name: told(server, text) for name, server in servers.items()}
     for seconds in (2, 10, 50):
         conn.execute(f"SET statement_timeout = '{seconds}s'")
