@@ -93,8 +93,8 @@ lint-release: build python
 MESSAGES = $(TOOL) messages
 HEARING = PYTHONPATH='$(CURDIR)/tests/hearing' GPT2_MESSAGES='$(CURDIR)/build/messages'
 .PHONY: test messages fuzz attack test-portable test-matrix crash soak test-bare test-oracle \
-	test-training bench
-test: extensions browser  ## set up what is missing, run every test
+	test-training bench scale
+test: extensions browser plproxy  ## set up what is missing, run every test
 	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) begin)
 	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
 	@# the tests of a file share databases: a file is one process's
@@ -119,7 +119,7 @@ fuzz: extensions  ## broken model files and odd calls: FILES=200000 CALLS=100000
 # files that compare no number which a model computes
 WITHOUT_NUMBERS := arguments bench clusters commands concurrency crash dump edition extension fuzz \
 	hostile hub lint loader loader_cli long_words malformed matrix messages pattern plpython \
-	replication release rights sessions standby tokenizer upgrade
+	replication release rights scale_out sessions several standby tokenizer upgrade
 test-portable: extensions  ## the tests of numbers, on a server whose pgvector is compiled otherwise
 	@pg_config=$$($(SETUP)/portable) && $(SUBMAKE) test PG_CONFIG="$$pg_config" \
 		PYTEST_ARGS='$(WITHOUT_NUMBERS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)'
@@ -163,6 +163,10 @@ bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: in shor
 	@# begin with empty shared buffers: where the weights lie in order a token is a tenth faster
 	@$(SETUP)/cluster stop
 	@$(WITH_SERVER) $(BENCH) $(BENCH_ARGS)
+
+PROMPTS ?= 24
+scale: extensions plproxy  ## one statement over 1, 2 and 3 servers, in seconds: PROMPTS=6: in short
+	@$(WITH_SERVER) $(TOOL) scale --prompts $(PROMPTS)
 
 ##@ Release
 .PHONY: upgrade release dist deb test-deb test-docker
@@ -230,7 +234,7 @@ stop:  ## stop it
 	@$(SETUP)/cluster stop
 
 ##@ The steps of the set-up
-.PHONY: packages python pgvector extensions browser
+.PHONY: packages python pgvector extensions browser plproxy
 packages:  ## PostgreSQL, its headers, venv, PL/Python, numpy: by apt, what is missing
 	@$(SETUP)/packages
 
@@ -245,6 +249,9 @@ extensions: packages python pgvector build  ## build and install gpt2 and gpt2_p
 
 browser:  ## Chromium, in which the tests look at the pictures: by apt, where there is none
 	@$(SETUP)/browser > /dev/null
+
+plproxy: packages  ## PL/Proxy, which divides calls among servers, for its tests: by apt, where it can be had
+	@$(SETUP)/plproxy
 
 ##@ As with any extension
 .PHONY: all build clean-build

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Annotated
 import psycopg
 import typer
 
-from gpt2_loader import client, importer
+from gpt2_loader import client, importer, several
 from gpt2_loader.checkpoint import Checkpoint
 from gpt2_loader.errors import LoadError, from_os_error
 
@@ -62,7 +63,13 @@ def load(
     name: Annotated[
         str | None, typer.Option(help="Name in the database. Default: the end of SOURCE.")
     ] = None,
-    dsn: Dsn = "",
+    dsn: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Database, as for list. Several times: into all or none. [env var: GPT2_DSN]",
+            show_default=False,
+        ),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a model that has the name.")
@@ -80,17 +87,19 @@ def load(
         Dtype, typer.Option(help="Type of the weights: float16 is faster, and half as large.")
     ] = Dtype.float32,
 ):
-    """Load a model, in one transaction."""
+    """Load a model, in one transaction a database."""
     from tqdm import tqdm
 
     began = time.monotonic()
+    # not by typer, which would take the words of one connection string for several
+    dsns = dsn or [os.environ.get("GPT2_DSN", "")]
     with _errors():
         found = client.find_source(source, revision)
         name = found.name if name is None else name
         # Gigabytes may have to be fetched and hashed: what is wrong is told before, and no
         # connection waits meanwhile.
         importer.check(name, dtype.value)
-        client.check(dsn, name, replace)
+        several.check(dsns, name, replace)
         found = found.fetch(tokenizer)
         if found.notice:
             print(f"gpt2-loader: {found.notice}", file=sys.stderr)
@@ -99,15 +108,18 @@ def load(
             checkpoint = Checkpoint(found.directory, client.read_tensor, bar.update, tokenizer)
             sha256 = checkpoint.sha256()
             bar.reset(checkpoint.n_bytes)
-            with client.connect(dsn) as connection:
-                importer.load(
-                    client.Target(connection), checkpoint, name, found.origin, found.revision,
-                    replace, default, dtype.value, sha256,
-                )  # fmt: skip
+            several.load(
+                dsns, checkpoint, name, found.origin, found.revision, replace, default,
+                dtype.value, sha256,
+            )  # fmt: skip
     for notice in checkpoint.notices():
         print(f"gpt2-loader: notice: {notice}", file=sys.stderr)
     seconds = time.monotonic() - began
-    print(f'loaded model "{name}": {checkpoint.n_parameters():,} parameters in {seconds:.1f} s')
+    places = f" into {len(dsns)} databases" if len(dsns) > 1 else ""
+    print(
+        f'loaded model "{name}"{places}: '
+        f"{checkpoint.n_parameters():,} parameters in {seconds:.1f} s"
+    )
 
 
 @app.command("list")
