@@ -87,7 +87,7 @@ MESSAGES = $(TOOL) messages
 HEARING = PYTHONPATH='$(CURDIR)/tests/hearing' GPT2_MESSAGES='$(CURDIR)/build/messages'
 .PHONY: test messages fuzz attack test-portable test-matrix crash soak test-bare test-oracle \
 	test-training bench
-test: extensions browser  ## set up what is missing, run every test
+test: extensions browser poolers  ## set up what is missing, run every test
 	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) begin)
 	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
 	@# the tests of a file share databases: a file is one process's
@@ -110,8 +110,8 @@ fuzz: extensions  ## broken model files and odd calls: FILES=200000 CALLS=100000
 
 # files that compare no number which a model computes
 WITHOUT_NUMBERS := arguments bench clusters commands concurrency crash dump edition extension fuzz \
-	hostile hub lint loader loader_cli long_words malformed matrix messages pattern plpython \
-	replication release rights sessions standby tokenizer upgrade
+	hostile hub lint loader loader_cli long_words malformed matrix messages pattern \
+	plpython poolers replication release rights sessions standby tokenizer upgrade
 test-portable: extensions  ## the tests of numbers, on a server whose pgvector is compiled otherwise
 	@pg_config=$$($(SETUP)/portable) && $(SUBMAKE) test PG_CONFIG="$$pg_config" \
 		PYTEST_ARGS='$(WITHOUT_NUMBERS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)'
@@ -209,7 +209,7 @@ stop:  ## stop it
 	@$(SETUP)/cluster stop
 
 ##@ The steps of the set-up
-.PHONY: packages python pgvector extensions browser
+.PHONY: packages python pgvector extensions browser poolers
 packages:  ## PostgreSQL, its headers, venv, PL/Python, numpy: by apt, what is missing
 	@$(SETUP)/packages
 
@@ -224,6 +224,9 @@ extensions: packages python pgvector build  ## build and install gpt2 and gpt2_p
 
 browser:  ## Chromium, in which the tests look at the pictures: by apt, where there is none
 	@$(SETUP)/browser > /dev/null
+
+poolers:  ## PgBouncer and HAProxy, for the tests of many servers: by apt, where they are missing
+	@$(SETUP)/poolers > /dev/null
 
 ##@ As with any extension
 .PHONY: all build clean-build
