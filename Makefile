@@ -110,7 +110,7 @@ fuzz: extensions  ## broken model files and odd calls: FILES=200000 CALLS=100000
 
 # files that compare no number which a model computes
 WITHOUT_NUMBERS := arguments bench clusters commands concurrency crash dump edition extension fuzz \
-	hostile hub lint loader loader_cli long_words malformed matrix messages pattern \
+	hostile hub lint loader loader_cli long_words malformed matrix messages pattern plan \
 	plpython poolers replication release rights sessions standby tokenizer upgrade
 test-portable: extensions  ## the tests of numbers, on a server whose pgvector is compiled otherwise
 	@pg_config=$$($(SETUP)/portable) && $(SUBMAKE) test PG_CONFIG="$$pg_config" \
@@ -155,6 +155,21 @@ bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: in shor
 	@# begin with empty shared buffers: where the weights lie in order a token is a tenth faster
 	@$(SETUP)/cluster stop
 	@$(WITH_SERVER) $(BENCH) $(BENCH_ARGS)
+
+##@ Many servers
+.PHONY: plan plan-check
+PLAN_ARGS = $(if $(IN),--prompt $(IN)) $(if $(OUT),--tokens $(OUT)) $(if $(SHARE),--share $(SHARE)) \
+	$(if $(PLAN_CALLS),--calls $(PLAN_CALLS))
+plan: extensions  ## cores and servers for a rate of calls: RATE=5 IN=64 OUT=32 P95=2 (seconds)
+	@: "$${RATE:?is missing: make plan RATE=<calls a second> IN=<tokens> OUT=<tokens> P95=<seconds>}"
+	@$(SETUP)/database model
+	@$(WITH_SERVER) $(TOOL) plan --rate $(RATE) $(if $(P95),--p95 $(P95)) \
+		$(if $(MODEL),--model $(MODEL)) $(if $(CORES),--cores $(CORES)) \
+		$(if $(SERVICE),--service $(SERVICE)) $(PLAN_ARGS)
+export RATE
+
+plan-check: extensions poolers  ## what it says beside measured runs: SERVERS="1 2 3" IN=16 OUT=16
+	@$(WITH_SERVER) $(TOOL) plan.check $(if $(SERVERS),--servers $(SERVERS)) $(PLAN_ARGS)
 
 ##@ Release
 .PHONY: upgrade release
