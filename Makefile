@@ -93,8 +93,8 @@ lint-release: build python
 MESSAGES = $(TOOL) messages
 HEARING = PYTHONPATH='$(CURDIR)/tests/hearing' GPT2_MESSAGES='$(CURDIR)/build/messages'
 .PHONY: test messages fuzz attack test-portable test-matrix crash soak test-bare test-oracle \
-	test-training bench scale
-test: extensions browser plproxy  ## set up what is missing, run every test
+	test-training bench
+test: extensions browser plproxy poolers  ## set up what is missing, run every test
 	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) begin)
 	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
 	@# the tests of a file share databases: a file is one process's
@@ -118,8 +118,8 @@ fuzz: extensions  ## broken model files and odd calls: FILES=200000 CALLS=100000
 
 # files that compare no number which a model computes
 WITHOUT_NUMBERS := arguments bench clusters commands concurrency crash dump edition extension fuzz \
-	hostile hub lint loader loader_cli long_words malformed matrix messages pattern plpython \
-	replication release rights scale_out sessions several standby tokenizer upgrade
+	hostile hub lint loader loader_cli long_words malformed matrix messages pattern plan \
+	plpython poolers replication release rights scale_out sessions several standby tokenizer upgrade
 test-portable: extensions  ## the tests of numbers, on a server whose pgvector is compiled otherwise
 	@pg_config=$$($(SETUP)/portable) && $(SUBMAKE) test PG_CONFIG="$$pg_config" \
 		PYTEST_ARGS='$(WITHOUT_NUMBERS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)'
@@ -163,6 +163,21 @@ bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: in shor
 	@# begin with empty shared buffers: where the weights lie in order a token is a tenth faster
 	@$(SETUP)/cluster stop
 	@$(WITH_SERVER) $(BENCH) $(BENCH_ARGS)
+
+##@ Many servers
+.PHONY: plan plan-check scale
+PLAN_ARGS = $(if $(IN),--prompt $(IN)) $(if $(OUT),--tokens $(OUT)) $(if $(SHARE),--share $(SHARE)) \
+	$(if $(PLAN_CALLS),--calls $(PLAN_CALLS))
+plan: extensions  ## cores and servers for a rate of calls: RATE=5 IN=64 OUT=32 P95=2 (seconds)
+	@: "$${RATE:?is missing: make plan RATE=<calls a second> IN=<tokens> OUT=<tokens> P95=<seconds>}"
+	@$(SETUP)/database model
+	@$(WITH_SERVER) $(TOOL) plan --rate $(RATE) $(if $(P95),--p95 $(P95)) \
+		$(if $(MODEL),--model $(MODEL)) $(if $(CORES),--cores $(CORES)) \
+		$(if $(SERVICE),--service $(SERVICE)) $(PLAN_ARGS)
+export RATE
+
+plan-check: extensions poolers  ## what it says beside measured runs: SERVERS="1 2 3" IN=16 OUT=16
+	@$(WITH_SERVER) $(TOOL) plan.check $(if $(SERVERS),--servers $(SERVERS)) $(PLAN_ARGS)
 
 PROMPTS ?= 24
 scale: extensions plproxy  ## one statement over 1, 2 and 3 servers, in seconds: PROMPTS=6: in short
@@ -234,7 +249,7 @@ stop:  ## stop it
 	@$(SETUP)/cluster stop
 
 ##@ The steps of the set-up
-.PHONY: packages python pgvector extensions browser plproxy
+.PHONY: packages python pgvector extensions browser plproxy poolers
 packages:  ## PostgreSQL, its headers, venv, PL/Python, numpy: by apt, what is missing
 	@$(SETUP)/packages
 
@@ -252,6 +267,9 @@ browser:  ## Chromium, in which the tests look at the pictures: by apt, where th
 
 plproxy: packages  ## PL/Proxy, which divides calls among servers, for its tests: by apt, where it can be had
 	@$(SETUP)/plproxy
+
+poolers:  ## PgBouncer and HAProxy, for the tests of many servers: by apt, where they are missing
+	@$(SETUP)/poolers > /dev/null
 
 ##@ As with any extension
 .PHONY: all build clean-build
