@@ -155,10 +155,12 @@ test-training: packages  ## how the bundled model is made, on made-up texts (ins
 	@$(SETUP)/python training
 	@build/venv/bin/python -m pytest -m training tests/test_training.py $(PYTEST_ARGS)
 
-BENCH_ARGS = $(if $(QUICK),--quick) $(if $(AGAINST),--against "$(AGAINST)")
+BENCH_ARGS = $(if $(QUICK),--quick) $(if $(AGAINST),--against "$(AGAINST)") \
+	$(if $(PEERS),--peers $(PEERS))
 BENCH = $(TOOL) bench
-bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: in short; AGAINST=COMMIT
+bench: extensions  ## compare speed with PyTorch (installs it); QUICK=1: in short; AGAINST=COMMIT; PEERS=1
 	@$(SETUP)/python oracle
+	@$(if $(PEERS),$(SETUP)/python peers)
 	@$(WITH_SERVER) $(BENCH) $(BENCH_ARGS) --prepare
 	@# begin with empty shared buffers: where the weights lie in order a token is a tenth faster
 	@$(SETUP)/cluster stop

@@ -1,5 +1,6 @@
 """The benchmark: `make bench`, or `make bench QUICK=1` for the short form, or
-`make bench AGAINST=COMMIT` beside an earlier version.
+`make bench AGAINST=COMMIT` beside an earlier version, or `make bench PEERS=1` with other programs,
+PEERS=only with nothing else.
 
 Prints a table of ours, the reference's and the ratio; all samples go to build/bench/bench.json.
 """
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the short form, under two minutes")
     parser.add_argument("--prepare", action="store_true", help="only make and load the model")
     parser.add_argument("--against", metavar="COMMIT", help="this version beside an earlier one")
+    parser.add_argument("--peers", metavar="1|only", help="other programs, too or only")
     options = parser.parse_args()
     if options.against:
         (against.prepare if options.prepare else against.compare)(options.against)
@@ -30,7 +32,17 @@ def main() -> None:
     if options.prepare:
         return
     database.prewarm(dsn)
-    run = Run(dsn, options.quick)
+    if options.peers != "only":
+        whole(dsn, options.quick)
+    if options.peers:
+        from bench.peers import lines  # its packages are there only where they were asked for
+
+        lines.compare(dsn, options.quick)
+
+
+def whole(dsn: str, quick: bool) -> None:
+    """Ours and the reference's, line by line."""
+    run = Run(dsn, quick)
     about = report.machine(run.dsn)
     path = database.FOLDER / "bench.json"
     try:
