@@ -11,8 +11,6 @@ import argparse
 import os
 from statistics import quantiles
 
-from tables import aligned
-
 from databases import BUNDLED, load_model
 from fleet import fleet
 from plan.__main__ import Q, positive, whole
@@ -70,12 +68,12 @@ def main() -> None:
     parser.add_argument("--calls", type=whole, default=200, help="calls at random")
     options = parser.parse_args()
     call = Call(options.prompt, options.tokens)
-    rows = [
-        measure(servers, call, options.share, options.each, options.calls)
-        for servers in options.servers
-    ]
     print(f"the bundled model, {call.prompt} tokens in, {call.tokens} out; {os.cpu_count()} cores")
-    print(aligned([HEADS, *rows], right=tuple(range(len(HEADS)))))
+    print("  ".join(HEADS), flush=True)
+    for servers in options.servers:  # each takes minutes: a row comes when it is there
+        row = measure(servers, call, options.share, options.each, options.calls)
+        cells = [cell.rjust(len(head)) for cell, head in zip(row, HEADS, strict=True)]
+        print("  ".join(cells), flush=True)
 
 
 if __name__ == "__main__":
