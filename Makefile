@@ -117,8 +117,8 @@ fuzz: extensions  ## broken model files and odd calls: FILES=200000 CALLS=100000
 		exit $$status
 
 # files that compare no number which a model computes
-WITHOUT_NUMBERS := arguments bench clusters commands concurrency crash dump edition extension fuzz \
-	hostile hub lint loader loader_cli long_words malformed matrix messages pattern plan \
+WITHOUT_NUMBERS := arguments bench clusters commands concurrency crash dist dump edition extension fuzz \
+	hostile hub lint loader loader_cli long_words malformed matrix messages packaging pattern peers plan \
 	plpython poolers replication release rights scale_out sessions several standby tokenizer upgrade
 test-portable: extensions  ## the tests of numbers, on a server whose pgvector is compiled otherwise
 	@pg_config=$$($(SETUP)/portable) && $(SUBMAKE) test PG_CONFIG="$$pg_config" \
