@@ -172,8 +172,8 @@ PLAN_ARGS = $(if $(IN),--prompt $(IN)) $(if $(OUT),--tokens $(OUT)) $(if $(SHARE
 	$(if $(PLAN_CALLS),--calls $(PLAN_CALLS))
 plan: extensions  ## cores and servers for a rate of calls: RATE=5 IN=64 OUT=32 P95=2 (seconds)
 	@: "$${RATE:?is missing: make plan RATE=<calls a second> IN=<tokens> OUT=<tokens> P95=<seconds>}"
-	@$(SETUP)/database model
-	@$(WITH_SERVER) $(TOOL) plan --rate $(RATE) $(if $(P95),--p95 $(P95)) \
+	@$(if $(SERVICE),,$(SETUP)/database model)
+	@$(if $(SERVICE),,$(WITH_SERVER)) $(TOOL) plan --rate $(RATE) $(if $(P95),--p95 $(P95)) \
 		$(if $(MODEL),--model $(MODEL)) $(if $(CORES),--cores $(CORES)) \
 		$(if $(SERVICE),--service $(SERVICE)) $(PLAN_ARGS)
 export RATE

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -154,7 +155,12 @@ def relocated(folder: Path, *programs: str, without: str) -> Path:
 
 def until(conn: psycopg.Connection, query: str, *arguments, seconds: int = PATIENCE) -> None:
     """Waits until a query gives true."""
+    eventually(lambda: conn.execute(query, arguments).fetchone()[0], query, seconds)
+
+
+def eventually(condition: Callable[[], bool], told: str = "", seconds: int = PATIENCE) -> None:
+    """Waits until something is so; told: what the error says of it."""
     end = time.monotonic() + seconds
-    while not conn.execute(query, arguments).fetchone()[0]:
-        assert time.monotonic() < end, f"not within {seconds} s: {query}"
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s: {told}"
         time.sleep(0.05)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 import pages
 import psycopg
 
-from clusters import OWNER, PATIENCE, Cluster
+from clusters import OWNER, Cluster, eventually
 from poolers import PAGE, HAProxy, PgBouncer
 
 SQL = pages.blocks(PAGE, "sql")
@@ -25,14 +24,6 @@ def block(of: list[str], word: str) -> str:
     """The page's one block that has a word."""
     [text] = [text for text in of if word in text]
     return text
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Waits until something is so."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "not within the time"
-        time.sleep(0.05)
 
 
 @dataclass

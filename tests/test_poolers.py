@@ -23,8 +23,8 @@ from psycopg import errors
 from test_parallel import IDS
 from test_parallel import SHAPE as WIDE
 
-from clusters import PATIENCE, Cluster, until
-from fleet import SQL, Fleet, block, eventually
+from clusters import PATIENCE, Cluster, eventually, until
+from fleet import SQL, Fleet, block
 from fleet import fleet as new_fleet
 from poolers import PAGE, PgBouncer
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -189,7 +190,7 @@ def told(server: Cluster, text: str) -> int:
 
 @pytest.mark.parametrize("how", ["cancel", "end of the session"])
 def test_ended(hub, servers, long_statement, how):
-    """The servers end too: they are told to, or notice that nobody waits."""
+    """The servers are told to end too, and do."""
     text = "canceling statement due to user request"
     with (
         psycopg.connect(hub, autocommit=True) as conn,
@@ -229,41 +230,41 @@ def test_timeout(conn, servers, long_statement):
         raise AssertionError("a server was not told")
 
 
+@contextmanager
+def lost(
+    servers: dict[str, Cluster], name: str, conn: psycopg.Connection, query: str, computing: str
+) -> Iterator[BaseException]:
+    """A server is killed once another one, or itself, computes for a query: the query's error. It is
+    started again when the block ends."""
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(conn.execute, query)
+        with there(servers, computing) as other:
+            until(other, f"SELECT EXISTS ({COMPUTES})")
+        servers[name].kill_postmaster(everything=True)
+        try:
+            yield asked.exception(PATIENCE)
+        finally:
+            servers[name].start()
+
+
 def test_a_server_is_lost(conn, servers, long_statement):
     """In the midst of a statement: its name is in the error, others go on, and the same session
     succeeds once it is back."""
-    query = long_statement
-    with ThreadPoolExecutor() as pool:
-        asked = pool.submit(conn.execute, query)
-        with there(servers, "c") as other:
-            until(other, f"SELECT EXISTS ({COMPUTES})")
-        servers["c"].kill_postmaster(everything=True)
-        try:
-            error = asked.exception(PATIENCE)
-            assert "server closed the connection unexpectedly" in str(error)
-            told = f"{error.diag.message_primary} {error.diag.context}"
-            assert "completion_c" in told
-            with pytest.raises(errors.Error) as refused:
-                conn.execute(query)
-            assert 'could not connect to server "c"' in str(refused.value)
-            rows = conn.execute("SELECT completion FROM completion_b LIMIT 2").fetchall()
-            assert len(rows) == 2
-        finally:
-            servers["c"].start()
-    assert len(conn.execute(query.replace(";", " LIMIT 2;")).fetchall()) == 2
+    with lost(servers, "c", conn, long_statement, computing="c") as error:
+        assert "server closed the connection unexpectedly" in str(error)
+        assert "completion_c" in f"{error.diag.message_primary} {error.diag.context}"
+        with pytest.raises(errors.Error) as refused:
+            conn.execute(long_statement)
+        assert 'could not connect to server "c"' in str(refused.value)
+        rows = conn.execute("SELECT completion FROM completion_b LIMIT 2").fetchall()
+        assert len(rows) == 2
+    assert len(conn.execute(long_statement.replace(";", " LIMIT 2;")).fetchall()) == 2
 
 
 def test_the_hub_is_lost(conn, servers, long_statement):
     """The others notice before they have anything to reply (client_connection_check_interval)."""
     conn.execute("ALTER SERVER b OPTIONS (SET fetch_size '10000')")
-    with ThreadPoolExecutor() as pool:
-        asked = pool.submit(conn.execute, long_statement)
+    with lost(servers, "a", conn, long_statement, computing="b") as error:
+        assert isinstance(error, errors.OperationalError)
         with there(servers, "b") as other:
-            until(other, f"SELECT EXISTS ({COMPUTES})")
-        servers["a"].kill_postmaster(everything=True)
-        try:
-            assert isinstance(asked.exception(PATIENCE), errors.OperationalError)
-            with there(servers, "b") as other:
-                until(other, f"SELECT NOT EXISTS ({COMPUTES})")
-        finally:
-            servers["a"].start()
+            until(other, f"SELECT NOT EXISTS ({COMPUTES})")

@@ -7,6 +7,8 @@ unset PGHOST PGHOSTADDR PGPORT PGUSER PGDATABASE PGPASSWORD PGSERVICE PGOPTIONS 
 unset MAKEFLAGS MFLAGS MAKELEVEL CDPATH
 
 say() { printf '==> %s\n' "$*" >&2; }
+# meta KEY: a string of META.json, the first of that name
+meta() { awk -F '"' -v key="$1" '$2 == key { print $4; exit }' "$root/META.json"; }
 fail() { printf '%s\n' "error: $1" "${@:2}" >&2; exit 1; }
 
 # need_root COMMAND...: sudo asks for its password here, before the output goes to a log.

@@ -15,9 +15,15 @@ while read -r name; do
     passed+=("$name=$value")
 done < <(compgen -e | grep -iE '^(https?|no)_proxy$|^pip_(cert|index_url|default_timeout)$|^(ssl_cert_file|requests_ca_bundle|node_extra_ca_certs)$')
 
+# first_result: what README.md's first query gives
+first_result() {
+    awk '/^```text/ { here = 1; next } here && /^```/ { exit } here' "$root/README.md"
+}
+
 # need_tools [PACKAGE COMMAND]...: debootstrap, and the commands that are named after their packages
 need_tools() {
-    [ "$(id -u)" = 0 ] || fail "machines are made by debootstrap and chroot, which need root"
+    [ "$(id -u)" = 0 ] || fail "machines are made by debootstrap and chroot, which need root" \
+        "Run it as root."
     local missing=()
     set -- debootstrap debootstrap util-linux unshare "$@"
     while [ $# != 0 ]; do
