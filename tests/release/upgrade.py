@@ -25,22 +25,10 @@ from release.releases import ROOT
 Parts = dict[Key, Part]
 BUILD = ROOT / "extension/build"
 
-#: An installation's script ends with such a check: sql/install/dependencies.sql. Here what others had
-#: hung on the tables before, as a trigger, is theirs.
-KNOWN = """\
-SELECT pg_catalog.set_config('gpt2.known', (
-    SELECT pg_catalog.array_agg(d::pg_catalog.text)::pg_catalog.text
-    FROM gpt2._foreign_dependencies() AS d), true);"""
-CHECK = """\
--- What was made must call nothing of somebody else's: see sql/install/dependencies.sql.
-
-SET LOCAL search_path = pg_catalog, pg_temp;
-DO $$
-BEGIN
-    PERFORM gpt2._check_dependencies(nullif(current_setting('gpt2.known'), '')::text[]);
-END;
-$$;
-"""
+#: around what comes to an installation that is there, as gpt2_plpython3u does too: what others had
+#: hung on the tables before, as a trigger, is theirs
+KNOWN = (ROOT / "plpython/known.sql").read_text(encoding="utf-8").strip()
+CHECK = (ROOT / "plpython/dependencies.sql").read_text(encoding="utf-8")
 #: what is executed at once may only mean PostgreSQL's own, or what is named with its schema
 AT_ONCE = """\
 SELECT pg_catalog.set_config('gpt2.path', pg_catalog.current_setting('search_path'), true);
