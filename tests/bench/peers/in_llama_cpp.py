@@ -37,6 +37,7 @@ class LlamaCpp(Peer):
             gguf_file.write(directory, path, kind)
         config = json.loads((directory / "config.json").read_text())
         self.n_vocab = config["vocab_size"]
+        self.letter = json.loads((directory / "vocab.json").read_text())["A"]
         options = xllamacpp.CommonParams()
         options.model.path = str(path)
         options.n_ctx = N_ROWS * config["n_positions"]
@@ -47,7 +48,9 @@ class LlamaCpp(Peer):
         self.server = xllamacpp.Server(options)
 
     def log_probabilities(self, tokens: list[int]) -> np.ndarray:
-        [choice] = self._ask(tokens, 1, n_probs=self.n_vocab)
+        # the server leaves out the probabilities of a token that is no whole character, so that it
+        # has to choose a letter: they are those of before the bias
+        [choice] = self._ask(tokens, 1, n_probs=self.n_vocab, logit_bias=[[self.letter, 1000]])
         result = np.full(self.n_vocab, np.nan, dtype=np.float32)
         for token in choice["logprobs"]["content"][0]["top_logprobs"]:
             result[token["id"]] = token["logprob"]
