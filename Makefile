@@ -92,7 +92,7 @@ lint-release: build python
 # Which error messages no test triggers is asked where every test runs.
 MESSAGES = $(TOOL) messages
 HEARING = PYTHONPATH='$(CURDIR)/tests/hearing' GPT2_MESSAGES='$(CURDIR)/build/messages'
-.PHONY: test messages fuzz attack test-portable test-matrix crash soak test-bare test-oracle \
+.PHONY: test messages fuzz attack test-portable test-matrix test-upgrade crash soak test-bare test-oracle \
 	test-training bench
 test: extensions browser plproxy poolers  ## set up what is missing, run every test
 	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) begin)
@@ -128,6 +128,15 @@ test-portable: extensions  ## the tests of numbers, on a server whose pgvector i
 VERSIONS = $(shell $(SETUP)/matrix)
 test-matrix: python  ## every test with each PostgreSQL that is supported: VERSIONS="16 18" for some
 	@build/venv/bin/python tests/matrix.py $(VERSIONS)
+
+# FROM is a wheel's server, even where the machine has that version: its own may be a younger minor
+# release, which writes what TO's does not know.
+FROM ?= 15
+TO ?= 17
+test-upgrade: python  ## pg_upgrade from one PostgreSQL to another: FROM=15 TO=17
+	@new=$$($(SETUP)/matrix $(TO)) && $(SUBMAKE) install PG_CONFIG="$$new" \
+		&& old=$$(PG_CONFIG="$$new" $(SETUP)/matrix $(FROM)) \
+		&& $(SUBMAKE) test PG_CONFIG="$$old" GPT2_NEW_PG_CONFIG="$$new" PYTEST_ARGS=tests/test_upgrade.py
 
 test-bare:  ## the README's commands in bare machines: as root, debootstrap and an hour
 	@tests/bare/run $(ARGS)

@@ -60,6 +60,7 @@ LANGUAGE sql VOLATILE
 BEGIN ATOMIC
     -- Tokenizer 1 is GPT-2's own and belongs to the extension. No foreign key cascades: there are
     -- none, as CREATE EXTENSION would make them before pg_restore --jobs loads tables in any order.
+    -- No two tables that are written have the same alias: PostgreSQL 14.1 dumps the second wrongly.
     WITH unused AS (
         DELETE FROM gpt2.tokenizer AS t
         WHERE t.tokenizer > 1
@@ -68,7 +69,7 @@ BEGIN ATOMIC
     ), merge AS (
         DELETE FROM gpt2.merge AS g USING unused AS u WHERE g.tokenizer = u.tokenizer
     )
-    DELETE FROM gpt2.token AS t USING unused AS u WHERE t.tokenizer = u.tokenizer;
+    DELETE FROM gpt2.token AS k USING unused AS u WHERE k.tokenizer = u.tokenizer;
 END;
 COMMENT ON FUNCTION gpt2._drop_unused_tokenizers IS 'removes the vocabularies of no model';
 
