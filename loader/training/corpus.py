@@ -21,6 +21,7 @@ import gzip
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -219,6 +220,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output", type=Path, default=ROOT / "build/training")
     output = parser.parse_args().output
+    for program in ("apt-get", "dpkg-deb", "mandoc"):
+        if shutil.which(program) is None:
+            parser.error(f"{program} is not installed: the texts are documentation of Debian 12")
     files = fetch(output / "packages")
     found = []
     for source in SOURCES:
