@@ -96,6 +96,7 @@ def test_files(dist):
     assert not [path.name for path in dist.iterdir() if path.stat().st_mode & 0o044 != 0o044]
 
 
+@pytest.mark.long
 def test_same_commit_same_bytes(dist, checkout):
     """At another time, in another folder, with another umask."""
     moved = checkout.with_name("moved")
