@@ -274,7 +274,7 @@ def test_greedy_text(demo):
 
 
 @given(data=st.data())
-@SETTINGS
+@settings(SETTINGS, max_examples=15)
 def test_stop(demo, data):
     """The text before the first of them, whatever the tokens are."""
 

@@ -106,7 +106,7 @@ def test_the_same_with_any_number_of_workers(wide, name, workers):
 
 
 @pytest.mark.parametrize("name", ["generate", "score"])
-@pytest.mark.parametrize("workers", [0, 1, 2, 4])
+@pytest.mark.parametrize("workers", [0, 2, 4])
 def test_workers_are_there(wide_dsn, wide, name, workers):
     expected = rows(wide, QUERIES[name], 0)
     with most_workers(wide_dsn, wide) as seen:

@@ -121,7 +121,9 @@ def reference_of(n_token: int, eos_token: int) -> ByteLevelBPETokenizer:
 # ---- Tokens of every text
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2, 3))]
+)
 def test_adversarial_strings(conn, reference, seed):
     rng = random.Random(seed)
     check(conn, reference, [adversarial(rng) for _ in range(2000)])
@@ -242,24 +244,22 @@ def test_long_word(conn, reference):
 
 
 @pytest.mark.parametrize(
-    "some",
-    [slice(3, None, 10), pytest.param(slice(None), marks=pytest.mark.long)],
-    ids=["a tenth", "all"],
+    "step", [10, pytest.param(1, marks=pytest.mark.long)], ids=["a tenth", "all"]
 )
-def test_every_token(conn, reference, some):
+def test_every_token(conn, reference, step):
     """A token's own text gives what it gives there: this proves gpt2.token.mergeable."""
     rows = conn.execute(
         """SELECT token, bytes, gpt2_detokenize(ARRAY[token]) AS text FROM gpt2.token
-           WHERE tokenizer = 1 ORDER BY token"""
+           WHERE tokenizer = 1 AND token %% %s = 0 ORDER BY token""",
+        (step,),
     ).fetchall()
-    assert [token for token, _, _ in rows] == list(range(N_TOKEN))
+    assert [token for token, _, _ in rows] == list(range(0, N_TOKEN, step))
     texts = []
     for token, value, text in rows:
         assert text == value.decode("utf-8", "replace").replace("\0", "\ufffd"), token
         if b"\0" not in value and "\ufffd" not in text:
             texts.append(text)
-    assert len(texts) > 49_000
-    texts = texts[some]
+    assert len(texts) > 49_000 // step
     # an end of line parts them, but for white space, which runs into it
     words = [text for text in texts if text.strip()]
     check(
