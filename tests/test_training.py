@@ -95,7 +95,7 @@ def test_text_of_wrapped():
 
 @pytest.mark.skipif(not shutil.which("mandoc"), reason="needs mandoc")
 def test_text_of_man():
-    page = b".TH X 1\n.SH NAME\nx \\- a tool\n.SH USE\n.nf\nx  -a\n.fi\n"
+    page = b".TH X 1\n.SH NAME\nx \\(em a tool\n.SH USE\n.nf\nx  -a\n.fi\n"
     assert script("extract").text_of_man(page) == "NAME\nx \u2014 a tool\nUSE\nx  -a"
 
 
