@@ -71,7 +71,7 @@ TOKENS = st.lists(st.one_of(st.integers(0, N_TOKEN - 1), st.none()), max_size=40
     seed=st.integers(0, 2**40),
     min_tokens=st.integers(0, 3),
 )
-@settings(SETTINGS, max_examples=200)
+@settings(SETTINGS, max_examples=500)
 def test_any_constraint(
     shapes, choices, pattern, allowed, banned, stop, max_tokens, temperature, seed, min_tokens
 ):

@@ -274,7 +274,7 @@ def test_greedy_text(demo):
 
 
 @given(data=st.data())
-@settings(SETTINGS, max_examples=15)
+@SETTINGS
 def test_stop(demo, data):
     """The text before the first of them, whatever the tokens are."""
 
@@ -347,8 +347,11 @@ TEXTS = [LONG + "SELECT", LONG, LONG[:70] + " and so on", "CREATE INDEX", "", LO
 PREFIXES = [LONG, LONG[:40], LONG[:20], "CREATE", "", LONG + "SELECT now()"]
 
 
-def test_prefix_changes_nothing(prefixes):
-    """To the last bit, whatever the two texts have in common; each pair by one of the functions."""
+@pytest.mark.parametrize(
+    "apart", [3, pytest.param(1, marks=pytest.mark.long)], ids=["one function", "each"]
+)
+def test_prefix_changes_nothing(prefixes, apart):
+    """To the last bit, whatever the two texts have in common."""
     for prefix in PREFIXES:
         prefixes.execute(
             """INSERT INTO gpt2_test_prefix VALUES (%s, gpt2_prefix(%s))
@@ -361,7 +364,7 @@ def test_prefix_changes_nothing(prefixes):
             call = f"SELECT f FROM {function}(%s, max_tokens => 6, temperature => 1, seed => 5"
             without = prefixes.execute(f"{call}) AS f", [text]).fetchall()
             assert without
-            for prefix in PREFIXES[(t + f) % 3 :: 3]:
+            for prefix in PREFIXES[(t + f) % apart :: apart]:
                 stored = "(SELECT p.prefix FROM gpt2_test_prefix AS p WHERE p.text = %s)"
                 given_prefix = prefixes.execute(
                     f"{call}, prefix => {stored}) AS f", [text, prefix]

@@ -21,6 +21,8 @@ from psycopg import errors
 SHAPE = dict(n_layer=2, n_head=4, n_embd=512, n_positions=192, vocab_size=2000)
 #: 9 chunks and a part of one
 IDS = [random.Random(1).randrange(1999) for _ in range(156)]
+#: queries that are tried with all numbers of workers in the short form too
+ALL = {"generate", "score"}
 
 QUERIES = {
     "generate": "SELECT gpt2_generate(input_ids => %(ids)s, max_tokens => 20)",
@@ -93,11 +95,10 @@ def most_workers(dsn: str, conn: psycopg.Connection) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize(
-    "workers",
-    [[2], pytest.param([1, 4], marks=pytest.mark.long)],
-    ids=["two", "others"],
+    ("name", "workers"),
+    [(name, (1, 2, 4) if name in ALL else (2,)) for name in QUERIES]
+    + [pytest.param(name, (1, 4), marks=pytest.mark.long) for name in QUERIES if name not in ALL],
 )
-@pytest.mark.parametrize("name", QUERIES)
 def test_the_same_with_any_number_of_workers(wide, name, workers):
     expected = rows(wide, QUERIES[name], 0)
     assert expected
@@ -108,15 +109,14 @@ def test_the_same_with_any_number_of_workers(wide, name, workers):
 @pytest.mark.parametrize("name", ["generate", "score"])
 @pytest.mark.parametrize("workers", [0, 2, 4])
 def test_workers_are_there(wide_dsn, wide, name, workers):
-    expected = rows(wide, QUERIES[name], 0)
     with most_workers(wide_dsn, wide) as seen:
-        assert rows(wide, QUERIES[name], workers) == expected
+        rows(wide, QUERIES[name], workers)
     assert 0 < seen[0] <= workers if workers else seen == [0]
 
 
 def test_short_texts_are_read_without(wide_dsn, wide):
     with most_workers(wide_dsn, wide) as seen:
-        for _ in range(5):
+        for _ in range(20):
             wide.execute("SELECT gpt2_generate(input_ids => %s, max_tokens => 1)", (IDS[:40],))
             wide.execute("SELECT * FROM gpt2_score(input_ids => %s)", (IDS[:40],))
     assert seen == [0]
@@ -170,7 +170,7 @@ def test_in_a_cursor(wide):
 def test_within_workers(wide):
     """A batch over rows, whose workers read alone and whose leader does not."""
     wide.execute("CREATE TABLE prompts (id int, ids int[]) PARTITION BY LIST (id)")
-    for i in range(2):
+    for i in range(4):
         wide.execute(f"CREATE TABLE prompts_{i} PARTITION OF prompts FOR VALUES IN ({i})")
         wide.execute("INSERT INTO prompts VALUES (%s, %s)", (i, IDS[i:]))
     query = """SELECT id, gpt2_generate(input_ids => ids, max_tokens => 2),

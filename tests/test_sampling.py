@@ -375,7 +375,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=300)
 @given(
     OPTIONS,
     st.lists(st.sampled_from(range(-30, 31)), min_size=20, max_size=20),

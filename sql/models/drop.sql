@@ -60,7 +60,7 @@ LANGUAGE sql VOLATILE
 BEGIN ATOMIC
     -- Tokenizer 1 is GPT-2's own and belongs to the extension. No foreign key cascades: there are
     -- none, as CREATE EXTENSION would make them before pg_restore --jobs loads tables in any order.
-    -- No two tables that are written have the same alias: PostgreSQL 14.1 dumps the second wrongly.
+    -- Each table that is written has an alias of its own: PostgreSQL 14.1 dumps others wrongly.
     WITH unused AS (
         DELETE FROM gpt2.tokenizer AS t
         WHERE t.tokenizer > 1
