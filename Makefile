@@ -89,18 +89,26 @@ lint-sql: extensions
 lint-release: build python
 	@$(TOOL) release check
 
-# Which error messages no test triggers is asked where every test runs.
+# Which error messages no test triggers is asked where all of make test runs.
 MESSAGES = $(TOOL) messages
 HEARING = PYTHONPATH='$(CURDIR)/tests/hearing' GPT2_MESSAGES='$(CURDIR)/build/messages'
-.PHONY: test messages fuzz attack test-portable test-matrix test-upgrade crash soak test-bare test-oracle \
-	test-training bench
-test: extensions browser plproxy poolers  ## set up what is missing, run every test
+# the tests of a file share databases: a file is one process's
+PYTEST = build/venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# all that a server, a browser, PL/Proxy and the poolers are enough for
+EVERYTHING = not oracle and not attack and not training and not node
+.PHONY: test test-operations test-long messages fuzz attack test-portable test-matrix test-upgrade crash soak \
+	test-bare test-oracle test-training bench
+test: extensions browser  ## set up what is missing, run the tests: a quarter of an hour
 	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) begin)
 	@$(WITH_SERVER) $(SUBMAKE) installcheck || ! cat build/regress/regression.diffs
-	@# the tests of a file share databases: a file is one process's
-	@$(WITH_SERVER) env $(if $(PYTEST_ARGS),,$(HEARING)) build/venv/bin/python -m pytest -n auto \
-		--maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@$(WITH_SERVER) env $(if $(PYTEST_ARGS),,$(HEARING)) $(PYTEST) $(PYTEST_ARGS)
 	@$(if $(PYTEST_ARGS),,$(WITH_SERVER) $(MESSAGES) check)
+
+test-operations: extensions plproxy poolers  ## packages, releases, dumps, standbys, several servers
+	@$(WITH_SERVER) $(PYTEST) -m 'operations and not long' $(PYTEST_ARGS)
+
+test-long: plproxy poolers  ## all of both, whole: every case, four times the examples
+	@GPT2_LONG=1 $(SUBMAKE) test PYTEST_ARGS="-m '$(EVERYTHING)' $(PYTEST_ARGS)"
 
 messages: extensions  ## every error message, and whether the last `make test` triggered it
 	@$(WITH_SERVER) $(MESSAGES) list
@@ -117,17 +125,17 @@ fuzz: extensions  ## broken model files and odd calls: FILES=200000 CALLS=100000
 		exit $$status
 
 # files that compare no number which a model computes
-WITHOUT_NUMBERS := arguments bench clusters commands concurrency crash dist dump edition extension fuzz \
-	hostile hub lint loader loader_cli long_words malformed matrix messages packaging pattern peers plan \
-	plpython poolers replication release rights scale_out sessions several standby tokenizer upgrade
+WITHOUT_NUMBERS := arguments bench clusters concurrency crash edition extension fuzz hostile hub lint \
+	loader loader_cli long_words malformed matrix messages pattern peers plan plpython rights sessions \
+	several tokenizer
 test-portable: extensions  ## the tests of numbers, on a server whose pgvector is compiled otherwise
 	@pg_config=$$($(SETUP)/portable) && $(SUBMAKE) test PG_CONFIG="$$pg_config" \
 		PYTEST_ARGS='$(WITHOUT_NUMBERS:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)'
 
 # a name of extension/setup/matrix a server
 VERSIONS = $(shell $(SETUP)/matrix)
-test-matrix: python  ## every test with each PostgreSQL that is supported: VERSIONS="16 18" for some
-	@build/venv/bin/python tests/matrix.py $(VERSIONS)
+test-matrix: python plproxy poolers  ## test and test-operations with each PostgreSQL: VERSIONS="16 18" for some
+	@PYTEST_ARGS="-m '$(EVERYTHING) and not long' $(PYTEST_ARGS)" build/venv/bin/python tests/matrix.py $(VERSIONS)
 
 # FROM is a wheel's server, even where the machine has that version: its own may be a younger minor
 # release, which writes what TO's does not know.
@@ -136,7 +144,7 @@ TO ?= 17
 test-upgrade: python  ## pg_upgrade from one PostgreSQL to another: FROM=15 TO=17
 	@new=$$($(SETUP)/matrix $(TO)) && $(SUBMAKE) install PG_CONFIG="$$new" \
 		&& old=$$(PG_CONFIG="$$new" $(SETUP)/matrix $(FROM)) \
-		&& $(SUBMAKE) test PG_CONFIG="$$old" GPT2_NEW_PG_CONFIG="$$new" PYTEST_ARGS=tests/test_upgrade.py
+		&& $(SUBMAKE) test-operations PG_CONFIG="$$old" GPT2_NEW_PG_CONFIG="$$new" PYTEST_ARGS=tests/test_upgrade.py
 
 test-bare:  ## the README's commands in bare machines: as root, debootstrap and an hour
 	@tests/bare/run $(ARGS)

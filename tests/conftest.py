@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pglite
 import psycopg
@@ -21,6 +21,8 @@ from clusters import Cluster
 from databases import BUNDLED, DEMO, ROOT, load_model, template
 
 __all__ = ["BUNDLED", "DEMO", "ROOT", "load_model"]
+#: whether all is tried that could be: `make test-long`
+LONG = bool(os.environ.get("GPT2_LONG"))
 # a busy machine is no finding
 settings.register_profile("gpt2", deadline=None)
 settings.load_profile("gpt2")
@@ -28,6 +30,23 @@ settings.load_profile("gpt2")
 PROPERTY = settings(
     deadline=None, database=None, print_blob=True, suppress_health_check=list(HealthCheck)
 )
+
+
+def examples(n: int) -> int:
+    """How many of n made-up inputs a test tries: each where all is tried, or else a quarter."""
+    return n if LONG else -(-n // 4)
+
+
+def cases(every: Iterable, short: Iterable) -> list:
+    """Parameters: every one where all is tried, or else those of `short`, which do what the others
+    do more of."""
+    short = list(short)
+    return [
+        case
+        if case in short
+        else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.long)
+        for case in every
+    ]
 
 
 @pytest.fixture(scope="session")

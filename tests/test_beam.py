@@ -8,7 +8,7 @@ import json
 import numpy as np
 import psycopg
 import pytest
-from conftest import ROOT, load_model
+from conftest import ROOT, cases, examples, load_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle.checkpoints import BEAM_MODELS, SHAPES, write_checkpoint
@@ -239,7 +239,7 @@ def test_min_tokens_counts_the_completion(models):
 LONG = "CREATE TABLE cities (name text, location point);\n"
 
 
-@pytest.mark.parametrize("prefix", [LONG, LONG[:20], "", LONG * 2])
+@pytest.mark.parametrize("prefix", cases([LONG, LONG[:20], "", LONG * 2], [LONG, LONG[:20]]))
 def test_prefix_changes_nothing(demo, prefix):
     """To the last bit, whatever the two texts have in common."""
     for prompt in (LONG + "SELECT", LONG, "CREATE INDEX"):
@@ -414,7 +414,9 @@ def test_tree(models, arguments):
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     model=st.sampled_from(["demo", "narrow_mlp", "untied"]),

@@ -26,6 +26,8 @@ from oracle.checkpoints import SHAPES, write_checkpoint, write_hub_cache
 
 from clusters import relocated
 
+pytestmark = pytest.mark.operations
+
 #: pages with shell lines
 WITH_LINES = [page for page in pages.PAGES if pages.blocks(page)]
 #: README.md above all the others, docs/install.md on a server without gpt2: tests/test_dist.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import psycopg
 import pytest
+from conftest import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import errors
@@ -71,7 +72,7 @@ TOKENS = st.lists(st.one_of(st.integers(0, N_TOKEN - 1), st.none()), max_size=40
     seed=st.integers(0, 2**40),
     min_tokens=st.integers(0, 3),
 )
-@settings(SETTINGS, max_examples=500)
+@settings(SETTINGS, max_examples=examples(500))
 def test_any_constraint(
     shapes, choices, pattern, allowed, banned, stop, max_tokens, temperature, seed, min_tokens
 ):
@@ -110,7 +111,7 @@ def test_any_constraint(
     temperature=st.sampled_from([0.0, 1.0, 5.0]),
     seed=st.integers(0, 2**40),
 )
-@settings(SETTINGS, max_examples=60)
+@settings(SETTINGS, max_examples=examples(60))
 def test_choices_are_never_missed(shapes, choices, temperature, seed):
     """Where there is room for each of them, one is made: every byte is a token."""
     text, reason, _ = complete(
@@ -131,7 +132,7 @@ def test_choices_are_never_missed(shapes, choices, temperature, seed):
     ).map("".join),
     seed=st.integers(0, 2**40),
 )
-@settings(SETTINGS, max_examples=60)
+@settings(SETTINGS, max_examples=examples(60))
 def test_patterns_are_never_missed(shapes, pattern, seed):
     text, reason, _ = complete(
         shapes,

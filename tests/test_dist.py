@@ -27,6 +27,8 @@ from test_extension import objects
 
 from clusters import Cluster, relocated
 
+pytestmark = pytest.mark.operations
+
 VERSION = json.loads((ROOT / "META.json").read_text())["version"]
 FILES = {
     f"gpt2-{VERSION}.sql",

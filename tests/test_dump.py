@@ -9,12 +9,14 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import ROOT, load_model, one
+from conftest import ROOT, cases, load_model, one
 from lived_in import MODELS, contents, directory_of, furnish, goes_on, sequences
 from oracle.checkpoints import SHAPES, write_checkpoint
 from oracle.vocabularies import tokenizer_json
 
 from clusters import Cluster
+
+pytestmark = pytest.mark.operations
 
 
 def run(*command: str | Path) -> str:
@@ -86,15 +88,15 @@ PAIRS = {
     ("custom", 1, "extension"), ("custom", 2, "clean"), ("custom", 4, "empty"),
     ("directory", 1, "clean"), ("directory", 2, "empty"), ("directory", 4, "extension"),
 }  # fmt: skip
-MATRIX = [
-    pytest.param(*case, marks=[] if case in PAIRS else pytest.mark.long)
+ALL = [
+    case
     for case in itertools.product(("plain", "custom", "directory"), (1, 2, 4),
                                   ("empty", "extension", "clean"))
     if case[0] != "plain" or case[1] == 1
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("form", "jobs", "kind"), MATRIX)
+@pytest.mark.parametrize(("form", "jobs", "kind"), cases(ALL, PAIRS))
 def test_restore(server, blank, source, expected, dumps, new_name, tmp_path, form, jobs, kind):
     """Into an empty database, one with the extension, and, with --clean, one with other models: rows,
     texts and numbers are the same, and no number is given away twice afterwards."""

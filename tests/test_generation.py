@@ -10,7 +10,7 @@ import time
 import psycopg
 import pytest
 from calls import count_calls
-from conftest import DEMO, load_model
+from conftest import DEMO, cases, examples, load_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import errors
@@ -19,7 +19,7 @@ PROMPT = "CREATE TABLE"
 # inner products of a position in linear layers, the demo model's: see test_behaviour.py
 N_LINEAR = 6 * 128 * (3 + 1 + 4 + 4)
 SETTINGS = settings(
-    max_examples=40,
+    max_examples=examples(40),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -347,9 +347,7 @@ TEXTS = [LONG + "SELECT", LONG, LONG[:70] + " and so on", "CREATE INDEX", "", LO
 PREFIXES = [LONG, LONG[:40], LONG[:20], "CREATE", "", LONG + "SELECT now()"]
 
 
-@pytest.mark.parametrize(
-    "apart", [3, pytest.param(1, marks=pytest.mark.long)], ids=["one function", "each"]
-)
+@pytest.mark.parametrize("apart", cases([3, 1], [3]), ids=["one function", "each"])
 def test_prefix_changes_nothing(prefixes, apart):
     """To the last bit, whatever the two texts have in common."""
     for prefix in PREFIXES:

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import psycopg
 import pytest
-from conftest import DEMO
+from conftest import DEMO, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.checkpoints import SHAPES, tensors
@@ -379,7 +379,7 @@ def test_bad_input(demo, call, message):
     assert diag.message_detail.endswith(".") and diag.message_hint
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.text(max_size=40).filter(lambda text: "\0" not in text))
 def test_any_text(demo_dsn, text):
     """Weights of each position add up to 1, and the parts to the logit, whatever the prompt."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
-from conftest import PROPERTY, one
+from conftest import PROPERTY, examples, one
 from gpt2_loader.cli import app
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -224,7 +224,7 @@ def test_vectors_as_float16(conn, x):
         np.testing.assert_array_equal(np.array(half, dtype=np.float16), expected)
 
 
-@settings(PROPERTY, max_examples=25)
+@settings(PROPERTY, max_examples=examples(25))
 @given(
     st.lists(st.integers(0, 16), min_size=8, max_size=8),
     st.integers(0, 10),

@@ -9,7 +9,7 @@ import string
 import psycopg
 import pytest
 from calls import count_calls
-from conftest import PROPERTY, load_model, one
+from conftest import PROPERTY, examples, load_model, one
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.checkpoints import SHAPES, write_checkpoint
@@ -57,14 +57,14 @@ def words(draw, letters: str | None = None) -> str:
 # ---- GPT-2's own vocabulary, and a part of it
 
 
-@settings(PROPERTY, max_examples=15)
+@settings(PROPERTY, max_examples=examples(15))
 @given(st.lists(words(), min_size=1, max_size=4))
 def test_long_words(dsn, reference, texts):
     with psycopg.connect(dsn, autocommit=True) as connection:
         check(connection, reference, [*texts, " and ".join(texts)])
 
 
-@settings(PROPERTY, max_examples=8)
+@settings(PROPERTY, max_examples=examples(8))
 @given(words())
 def test_long_words_in_a_part_of_the_vocabulary(demo_dsn, text):
     with psycopg.connect(demo_dsn, autocommit=True) as connection:
@@ -157,7 +157,7 @@ def others(new_database, tmp_path_factory):
 
 @pytest.mark.parametrize("order", ["trained", "shuffled"])
 @pytest.mark.parametrize("letters", TRAINED)
-@settings(PROPERTY, max_examples=8)
+@settings(PROPERTY, max_examples=examples(8))
 @given(data=st.data())
 def test_other_vocabularies(others, letters, order, data):
     uri, references = others

@@ -14,6 +14,8 @@ import tomllib
 from conftest import ROOT
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.operations
+
 DOCKER = ROOT / "packaging/docker"
 DEBIAN = ROOT / "packaging/debian"
 REQUIRES = json.loads((ROOT / "META.json").read_text())["prereqs"]["runtime"]["requires"]

@@ -3,6 +3,7 @@ a browser, in light and dark."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import unicodedata
@@ -14,11 +15,13 @@ import browser
 import html5lib
 import psycopg
 import pytest
-from conftest import ROOT
+from conftest import ROOT, cases, examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 SVG = "{http://www.w3.org/2000/svg}"
+#: no space to break at, markup, and characters of double width
+WIDE = "x" * 80 + "<b>" + "漢" * 9
 SENTENCE = "To create an index on a table, use the CREATE INDEX command."
 LONG = (
     "PostgreSQL is an object-relational database management system. It supports a large part of "
@@ -342,7 +345,7 @@ def test_hostile_prompts(demo, prompt):
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=8)
-SLOW = settings(deadline=None, max_examples=10, suppress_health_check=list(HealthCheck))
+SLOW = settings(deadline=None, max_examples=examples(10), suppress_health_check=list(HealthCheck))
 
 
 @SLOW
@@ -593,8 +596,10 @@ LOOK_PAGE = (
 )
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("prompt", [SENTENCE, "x" * 80 + "<b>" + "漢" * 9])
+@pytest.mark.parametrize(
+    ("prompt", "dark"),
+    cases(itertools.product([SENTENCE, WIDE], [False, True]), [(SENTENCE, False), (WIDE, True)]),
+)
 def test_report_on_a_phone(demo, prompt, dark, tmp_path):
     """The page is as wide as the phone (what is wider scrolls by itself), and has contrast."""
     page = value(demo, "SELECT gpt2_report(%s)", prompt)

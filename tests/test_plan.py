@@ -11,7 +11,7 @@ from statistics import fmean, quantiles
 import ciw
 import psycopg
 import pytest
-from conftest import ROOT
+from conftest import ROOT, cases
 
 from plan.calls import Call, Callers
 from plan.queueing import Queue, erlang_b, erlang_c, least_servers
@@ -81,15 +81,15 @@ def simulated(queue: Queue, calls: int = 10_000) -> tuple[list[float], list[floa
     )
 
 
-@pytest.mark.parametrize(
-    ("times", "servers", "utilization"),
-    [(ALIKE, 2, 0.6), (SPREAD, 3, 0.7), (EXPONENTIAL, 2, 0.5)]
-    + [
-        pytest.param(times, servers, utilization, marks=pytest.mark.long)
-        for times in (ALIKE, SPREAD, EXPONENTIAL)
-        for servers, utilization in [(1, 0.7), (3, 0.8), (8, 0.8)]
-    ],
-)
+SOME = [(ALIKE, 2, 0.6), (SPREAD, 3, 0.7), (EXPONENTIAL, 2, 0.5)]
+MORE = [
+    (times, servers, utilization)
+    for times in (ALIKE, SPREAD, EXPONENTIAL)
+    for servers, utilization in [(1, 0.7), (3, 0.8), (8, 0.8)]
+]
+
+
+@pytest.mark.parametrize(("times", "servers", "utilization"), cases([*SOME, *MORE], SOME))
 def test_beside_a_simulation(times, servers, utilization):
     """What of the formulas is an approximation errs by less than the tolerances, and mostly upwards."""
     queue = Queue(servers, utilization * servers / fmean(times), times)

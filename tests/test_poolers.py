@@ -28,6 +28,8 @@ from fleet import SQL, Fleet, block
 from fleet import fleet as new_fleet
 from poolers import PAGE, PgBouncer
 
+pytestmark = pytest.mark.operations
+
 #: which server answers: each has a name
 WHERE = "current_setting('cluster_name')"
 CALL = "SELECT gpt2_generate('A table', 8)"

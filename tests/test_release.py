@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import psycopg
 import pytest
-from conftest import ROOT, one
+from conftest import ROOT, cases, one
 from lived_in import MODELS, TABLES, furnish, goes_on, results, sequences
 from psycopg import errors
 from test_sessions import STRANGE, with_options
@@ -26,6 +26,8 @@ from release.catalog import Key, Part, Refused, differences, read
 from release.releases import EXTENSIONS, VOCABULARY, Tree
 from release.upgrade import script, statements, text
 from release.versions import Scripts, create, database, folder, installed, update, upgrades
+
+pytestmark = pytest.mark.operations
 
 writable = pytest.mark.skipif(
     not os.access(folder(), os.W_OK), reason="needs to write to the server's folder of extensions"
@@ -238,7 +240,7 @@ def bench(cluster, base) -> Iterator[Bench]:
 
 
 @writable
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", cases(CHANGES, list(CHANGES)[::3]))
 def test_a_change(bench, base, name):
     change = CHANGES[name]
     after = bench.parts_of(changed(base, change))
@@ -334,9 +336,7 @@ def everything(base) -> str:
 
 
 @writable
-@pytest.mark.parametrize(
-    "n", [20, pytest.param(None, marks=pytest.mark.long)], ids=["some", "each"]
-)
+@pytest.mark.parametrize("n", cases([20, None], [20]), ids=["some", "each"])
 def test_what_is_left_out_is_seen(bench, everything, n):
     """Without any one of its statements a script fails, or makes something else."""
     after = bench.parts_of(everything)

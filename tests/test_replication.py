@@ -7,13 +7,15 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from conftest import load_model, number, one
+from conftest import cases, load_model, number, one
 from lived_in import EDIT, PROMPT, contents, directory_of, furnish, goes_on, sequences
 from oracle.vocabularies import added_tokens_decoder
 from pages import blocks
 from psycopg import errors
 
 from clusters import Cluster, until
+
+pytestmark = pytest.mark.operations
 
 PAGE = "docs/reliability.md"
 #: what is published -> the statement, which names it 'models' and may lack what is the user's own
@@ -35,7 +37,7 @@ def servers(new_cluster) -> Iterator[list[Cluster]]:
 
 @pytest.fixture(
     scope="module",
-    params=["everything", pytest.param("schemas", marks=pytest.mark.long), "tables"],
+    params=cases(["everything", "schemas", "tables"], ["everything", "tables"]),
 )
 def pair(request, servers, tmp_path_factory) -> Iterator[tuple[str, str]]:
     """URIs of a database that is lived in, and of one that has subscribed to it."""

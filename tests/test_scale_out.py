@@ -20,6 +20,8 @@ from test_several import load
 
 from clusters import PATIENCE, Cluster, until
 
+pytestmark = pytest.mark.operations
+
 COMPLETE = {"postgres_fdw": block("SELECT id, completion"), "plproxy": block("WITH batch")}
 FINGERPRINTS = {
     "postgres_fdw": "SELECT server, fingerprint FROM fingerprint",

@@ -14,6 +14,8 @@ from test_sessions import CALLS
 
 from clusters import Cluster, until
 
+pytestmark = pytest.mark.operations
+
 
 @pytest.fixture(scope="module")
 def primary(new_cluster, tmp_path_factory) -> Iterator[Cluster]:

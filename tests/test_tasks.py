@@ -9,7 +9,7 @@ import numpy as np
 import psycopg
 import pytest
 from calls import count_calls
-from conftest import load_model
+from conftest import examples, load_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.checkpoints import SHAPES
@@ -163,7 +163,7 @@ def test_last_block(demo):
 
 
 @given(TEXTS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_scores_of_any_text(demo_dsn, text):
     with psycopg.connect(demo_dsn, autocommit=True) as conn:
         scores = rows(conn, "SELECT * FROM gpt2_score(%s)", text)
@@ -182,7 +182,7 @@ def test_scores_of_any_text(demo_dsn, text):
 
 
 @given(st.lists(WORD_LISTS, min_size=1, max_size=4), WORD_LISTS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 def test_choices_of_words(demo_dsn, choices, prompt):
     """log P(choice | prompt) is the sum of the scores of its tokens in prompt || choice."""
     texts = ["".join(words) for words in choices]
@@ -237,7 +237,7 @@ def test_ranks_are_those_of_the_next_token(demo):
 
 
 @given(TEXTS, TEXTS, st.sampled_from(POOLINGS), st.sampled_from([None, 0, 5]))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 def test_similarity_of_any_texts(demo_dsn, a, b, pooling, block):
     with psycopg.connect(demo_dsn, autocommit=True) as conn:
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
-from conftest import DEMO
+from conftest import DEMO, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.checkpoints import N_TRACED, SHAPES, steering
@@ -433,7 +433,7 @@ def test_null_scale_is_one(demo):
     assert demo.execute(call, [1.0]).fetchone() != demo.execute(call, [20.0]).fetchone()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(st.data())
 def test_patched_and_steered_trace(demo_dsn, data):
     """What is replaced is read back as it was put, what comes before it is as it was, and the

@@ -19,6 +19,8 @@ from lived_in import MODELS, contents, furnish, goes_on, sequences
 
 from clusters import OWNER, PATIENCE, Cluster
 
+pytestmark = pytest.mark.operations
+
 NEW = os.environ.get("GPT2_NEW_PG_CONFIG") or os.environ["PG_CONFIG"]
 
 

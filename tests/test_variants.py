@@ -11,7 +11,7 @@ import numpy as np
 import psycopg
 import pytest
 from calls import count_calls
-from conftest import DEMO, load_model, number, one, reads
+from conftest import DEMO, cases, load_model, number, one, reads
 from oracle.checkpoints import SHAPES, write_checkpoint
 from psycopg import errors
 
@@ -19,6 +19,8 @@ DTYPES = ["float32", "float16"]
 MODELS = [
     f"{shape}_{dtype}" for shape in ("odd_widths", "untied", "narrow_mlp") for dtype in DTYPES
 ]
+#: each of what the others are more of, once
+SOME = ["untied_float16", "narrow_mlp_float32"]
 #: tables of weights
 TABLES = ["matrix_page", "bias", "wpe", "layer_norm"]
 PROMPT = "The cat"
@@ -198,7 +200,7 @@ def edit(conn: psycopg.Connection, statement: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("what", EDITS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", cases(MODELS, SOME))
 def test_edited(tx, name, what):
     """One row of each kind: the variant is what a full copy is with the same edit."""
     if what == "lm_head" and not name.startswith("untied"):
@@ -796,7 +798,7 @@ def matrices(conn: psycopg.Connection, name: str) -> dict[tuple, np.ndarray]:
 
 
 @pytest.mark.parametrize("weight", [0.5, 0.3, 1e-30, 0, 1])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", cases(MODELS, SOME))
 def test_average(tx, name, weight):
     assert (
         one(tx, "SELECT gpt2_average('mean', %s, %s, %s)", name, f"{name}_other", weight) == "mean"
