@@ -150,6 +150,9 @@ def relocated(folder: Path, *programs: str, without: str) -> Path:
                         (copy / path.name / file.name).symlink_to(file)
             elif not (copy / path.name).exists():
                 (copy / path.name).symlink_to(path)
+        if option == "--bindir":  # in a wheel the programs find their libraries by a relative path
+            for libraries in [each for above in original.parents for each in above.glob("*.libs")]:
+                (folder / libraries.relative_to("/")).symlink_to(libraries)
     return folders["--bindir"] / "pg_config"
 
 

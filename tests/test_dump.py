@@ -179,17 +179,20 @@ def test_models_that_a_role_may_not_read(server, shared, new_name, tmp_path):
     uri, role = shared
     with psycopg.connect(uri) as conn:
         conn.execute("REVOKE SELECT ON gpt2.matrix_page FROM PUBLIC")
+        version = conn.info.server_version
     done = subprocess.run(["pg_dump", role], capture_output=True, text=True)
     assert done.returncode == 1 and "permission denied for table matrix_page" in done.stderr
-    run(
-        *("pg_dump", "--format=custom", "--exclude-table-data=gpt2.*"),
-        *("--file", tmp_path / "without", role),
-    )
-    target = server.database(next(new_name))
-    restore(tmp_path / "without", target)
-    with psycopg.connect(target) as conn:
-        assert one(conn, "SELECT count(*) FROM mine.beginning") == 1
-        assert one(conn, "SELECT count(*) FROM gpt2.model") == 0
+    # 14's locks the tables whose rows it leaves out, too
+    if version >= 150000:
+        run(
+            *("pg_dump", "--format=custom", "--exclude-table-data=gpt2.*"),
+            *("--file", tmp_path / "without", role),
+        )
+        target = server.database(next(new_name))
+        restore(tmp_path / "without", target)
+        with psycopg.connect(target) as without:
+            assert one(without, "SELECT count(*) FROM mine.beginning") == 1
+            assert one(without, "SELECT count(*) FROM gpt2.model") == 0
     run("pg_dump", "--format=custom", "--file", tmp_path / "all", uri)
     target = server.database(next(new_name))
     restore(tmp_path / "all", target)

@@ -166,8 +166,11 @@ def test_comes_where_somebody_has_a_trigger(new_database):
 
 
 @pytest.fixture(scope="module")
-def own_server(new_cluster) -> Iterator[tuple[Cluster, Path]]:
+def own_server(cluster, new_cluster) -> Iterator[tuple[Cluster, Path]]:
     """A server that may crash, and the folder in which its processes put temporary files."""
+    with psycopg.connect(cluster) as connection:
+        if not has_plpython(connection):
+            pytest.skip("the server has no PL/Python")
     temporary = Path(tempfile.mkdtemp(prefix="gpt2-test-", dir="/var/tmp"))
     shutil.chown(temporary, OWNER)
     with pytest.MonkeyPatch.context() as patch:

@@ -83,6 +83,10 @@ def test_upgrade(new_cluster, tmp_path):
     old_programs, new_programs = bindir(os.environ["PG_CONFIG"]), bindir(NEW)
     if not (new_programs / "pg_upgrade").exists():
         pytest.skip("the server has no pg_upgrade")
+    version = subprocess.check_output([new_programs / "pg_upgrade", "--version"], text=True)
+    if re.search(r"\) 14\.", version):
+        # and 14.1's pg_dump writes functions ahead of the casts that they use
+        pytest.skip("no server that may have gpt2 is older than 14")
     cluster = new_cluster()
     uri = cluster.database("gpt2", "gpt2")
     furnish(uri, tmp_path)
