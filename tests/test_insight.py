@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import psycopg
 import pytest
-from conftest import DEMO, examples
+from conftest import DEMO, cases, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.checkpoints import SHAPES, tensors
@@ -107,7 +107,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 # ---- Attention
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("prompt", cases(PROMPTS, PROMPTS[:3]))
 def test_attention(model, prompt):
     trace = model.trace(prompt)
     tokens = model.tokens(prompt)
@@ -170,7 +170,7 @@ def test_head_summary(model, prompt):
 # ---- The logit lens
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("prompt", cases(PROMPTS, PROMPTS[:3]))
 @pytest.mark.parametrize("top_k", [1, 5])
 def test_logit_lens(model, prompt, top_k):
     trace = model.trace(prompt)

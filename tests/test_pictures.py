@@ -337,7 +337,7 @@ def check_report(page: str) -> None:
         assert "url(" not in style.text and "@import" not in style.text
 
 
-@pytest.mark.parametrize("prompt", HOSTILE)
+@pytest.mark.parametrize("prompt", cases(HOSTILE, HOSTILE[:6]))
 def test_hostile_prompts(demo, prompt):
     for query in PICTURES.values():
         parse(value(demo, query, prompt))
