@@ -129,7 +129,8 @@ def one(conn: psycopg.Connection, query: str, *arguments):
 
 def has_icu(conn: psycopg.Connection) -> bool:
     """Whether a database may have an ICU locale: the server was built with ICU, and is 15 or newer."""
-    known = "SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')"
+    # initdb takes it from ICU; from 16 on one of ICU's is there without it, 'unicode'
+    known = "SELECT EXISTS (SELECT FROM pg_collation WHERE collname = 'und-x-icu')"
     return conn.info.server_version >= 150000 and one(conn, known)
 
 
