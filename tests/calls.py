@@ -27,12 +27,16 @@ QUERIES = [
 FOLDED = {
     "_attention_scale",
     "_chunk",
+    "_fill",
+    "_n_pages",
     "_norm_hook",
     "_patch_key",
+    "_prompt",
     "_split_pattern",
     "_uniform",
     "_utf8_character",
     "_utf8_part",
+    "array_to_vector",  # in _fill
 }
 COUNTS = "SELECT funcname, sum(calls)::int FROM pg_stat_xact_user_functions GROUP BY 1"
 

@@ -91,13 +91,16 @@ def test_upgrade(new_cluster, tmp_path):
     uri = cluster.database("gpt2", "gpt2")
     furnish(uri, tmp_path)
     before = state(uri)
+    with psycopg.connect(uri) as conn:
+        checksums = one(conn, "SHOW data_checksums") == "on"
     cluster.stop()
     data = cluster.folder / "new"
     initdb = new_programs / "initdb"
-    # on by default since PostgreSQL 18, and as in the old cluster they must be
-    options = subprocess.check_output([initdb, "--help"], text=True)
-    checksums = ["--no-data-checksums"] if "--no-data-checksums" in options else []
-    as_owner(cluster, initdb, f"--username={cluster.user}", *checksums, data)
+    # as in the old cluster they must be; since PostgreSQL 18 they are on by default
+    wanted = "--data-checksums" if checksums else "--no-data-checksums"
+    known = subprocess.check_output([initdb, "--help"], text=True)
+    options = [wanted] if wanted in known else []
+    as_owner(cluster, initdb, f"--username={cluster.user}", *options, data)
     as_owner(
         cluster,
         new_programs / "pg_upgrade",

@@ -60,7 +60,7 @@ BEGIN ATOMIC
                    AS context
         FROM input AS i
         WHERE (SELECT count(*) FROM choice) > 0
-    ), "first" AS (
+    ), "first" AS MATERIALIZED (
         -- [n_vocab]: the first token of every choice is in there
         SELECT u.logits, s.log_total
         FROM context AS c
