@@ -7,7 +7,7 @@ import json
 
 import psycopg
 import pytest
-from conftest import PROPERTY, ROOT, examples, load_model, one
+from conftest import PROPERTY, ROOT, cases, examples, load_model, one
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle.vocabularies import LAYOUTS, TEXTS
@@ -97,18 +97,25 @@ def test_an_empty_prompt_begins_with_bos(conn):
     assert error.value.diag.message_detail == 'Model "no_end" has no token that begins a text.'
 
 
-def test_each_of_several_ends_ends(conn):
+@pytest.mark.parametrize(
+    ("seeds", "among", "without"),
+    # where few tokens are allowed, nearly every text meets one of the ends
+    cases([(20, [64, 65, 66, 263, 264], [64, 65, 66]), (80, None, None)],
+          [(20, [64, 65, 66, 263, 264], [64, 65, 66])]),
+    ids=["few tokens", "any"],
+)  # fmt: skip
+def test_each_of_several_ends_ends(conn, seeds, among, without):
     """And without one nothing does."""
-    # hardly a text of 20 of these tokens has none that ends it
-    query = """SELECT array_agg(c.finish_reason) FROM generate_series(1, 10) AS seed
-               CROSS JOIN LATERAL gpt2_complete('a', 20, 1, 3, seed => seed, model => %s,
-                                                allowed_tokens => %s) AS c"""
-    assert "eos" in one(conn, query, "added_tokens_json", [64, 65, 66, 263, 264])
-    assert set(one(conn, query, "no_end", [64, 65, 66])) == {"length"}
+    query = """SELECT array_agg(c.finish_reason) FROM generate_series(1, %s / 2) AS seed
+               CROSS JOIN LATERAL gpt2_complete('a', 30, 1, 3, seed => seed, model => %s,
+                                                allowed_tokens => %s::int[]) AS c"""
+    assert "eos" in one(conn, query, seeds, "added_tokens_json", among)
+    assert set(one(conn, query, seeds, "no_end", without)) == {"length"}
     ends = conn.execute(
-        """SELECT DISTINCT s.token FROM generate_series(1, 10) AS seed
-           CROSS JOIN LATERAL gpt2_stream('a', 20, 3, seed => seed, model => 'added_tokens_json',
-                                          allowed_tokens => '{64,65,66,263,264}') AS s
-           WHERE s.finish_reason = 'eos'"""
+        """SELECT DISTINCT s.token FROM generate_series(1, %s) AS seed
+           CROSS JOIN LATERAL gpt2_stream('a', 30, 3, seed => seed, model => 'added_tokens_json',
+                                          allowed_tokens => %s::int[]) AS s
+           WHERE s.finish_reason = 'eos'""",
+        [seeds, among],
     ).fetchall()
     assert sorted(ends) == [(263,), (264,)]
