@@ -432,8 +432,9 @@ def test_arithmetic(tx, positions):
     assert n["vector_sub"] == (13 + 24 + 1) * positions  # 1: what is projected, negated
     assert n["vector_add"] == (1 + 13 + 12) * positions
     assert n["vector_mul"] == 2 * 13 * positions + 24 * recent
+    # of the past a head's 32 values, and the sum of their weights
     assert n["vector_negative_inner_product"] == (
-        (N_LINEAR + N_VOCAB + 2 * 13) * positions + 24 * pairs + 24 * 32 * late
+        (N_LINEAR + N_VOCAB + 2 * 13) * positions + 24 * pairs + 24 * (32 + 1) * late
     )
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
+from conftest import PROPERTY, examples
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oracle.checkpoints import N_GREEDY, SHAPES
 from oracle.compare import assert_close, greedy, hidden_states, logits
 
@@ -64,3 +67,48 @@ def test_cached_equals_uncached(model, name):
         [name, text[:-1], name, n_prompt],
     ).fetchone()[0]
     assert uncached == text[n_prompt:]
+
+
+#: of keys and queries, whose numbers are whole here: their products are exact in float32
+D = 8
+
+
+def text_of(rows: np.ndarray) -> list[str]:
+    """A row a text, as vector[] is read from."""
+    return [str(row.tolist()) for row in rows]
+
+
+@settings(PROPERTY, max_examples=examples(400))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_past=st.integers(0, 40),
+    n_recent=st.integers(1, 16),
+    scale=st.floats(-6, 6).map(lambda x: 10**x),
+    shift=st.sampled_from([0, 100, -100]),
+)
+def test_attention_at_any_scale(seed, n_past, n_recent, scale, shift, bundled_dsn):
+    """The cached positions' attention is a softmax, whatever its scores: small, so large that exp
+    has no float for them, or all far from 0."""
+    random = np.random.default_rng(seed)
+    q, k = random.integers(-3, 4, D), random.integers(-3, 4, (n_past + n_recent, D))
+    q[0], k[:, 0] = 1, shift  # a part that all scores have
+    v = random.standard_normal((n_past + n_recent, D)).astype(np.float32)
+    scores = k.astype(float) @ q * scale
+    weights = np.exp(scores - scores.max())
+    expected = weights @ v.astype(float) / weights.sum()
+    past = "ROW(%(k)s::vector[], %(v)s::vector[])::gpt2._past" if n_past else "NULL"
+    with psycopg.connect(bundled_dsn) as conn:
+        (z,) = conn.execute(
+            f"""SELECT a.z::float4[]
+                FROM gpt2._attend_cached(%(q)s::vector, {past}, %(recent_k)s::vector[],
+                                         %(recent_v)s::vector[], %(scale)s) AS a""",
+            {
+                "q": str(q.tolist()),
+                "k": text_of(k[:n_past]),
+                "v": text_of(v[:n_past].T),
+                "recent_k": text_of(k[n_past:]),
+                "recent_v": text_of(v[n_past:]),
+                "scale": scale,
+            },
+        ).fetchone()
+    assert np.abs(np.array(z) - expected).max() <= 1e-5 * np.abs(v).max()

@@ -22,38 +22,66 @@ RETURN 16;
 COMMENT ON FUNCTION gpt2._chunk IS 'positions in a chunk';
 
 
+CREATE FUNCTION gpt2._exp_scores(q vector, past_k vector[], recent_k vector[], scale float8,
+                                 shift float8)
+RETURNS TABLE (past vector, recent float8[], total float8)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+    -- exp(shift + q . k * scale), but from exp(-60) to exp(60), so that float32 has it and its
+    -- products with values. To add up a vector is an inner product: an aggregate of its numbers
+    -- takes five times as long.
+    SELECT e.past, e.recent,
+           CASE WHEN e.past IS NULL THEN 0 ELSE -(e.past <#> gpt2._fill(1, vector_dims(e.past))) END
+               + (SELECT sum(r) FROM unnest(e.recent) AS r)
+    FROM (
+        SELECT CASE WHEN past_k IS NOT NULL THEN ARRAY(
+                   SELECT exp(greatest(least(shift - (unnest(past_k) <#> q) * scale, 60), -60))
+                   )::vector END AS past,
+               ARRAY(
+                   SELECT exp(greatest(least(shift - (unnest(recent_k) <#> q) * scale, 60), -60))
+                   ) AS recent
+        OFFSET 0
+    ) AS e
+    OFFSET 0;
+END;
+COMMENT ON FUNCTION gpt2._exp_scores IS
+    'exp(score + shift) for the past''s keys and the recent ones, and their sum';
+
+
 CREATE FUNCTION gpt2._attend_cached(q vector, past gpt2._past, recent_k vector[], recent_v vector[],
                              scale float8)
 RETURNS TABLE (z vector)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     -- softmax(q . k * scale) v, as in model/formula.sql, for one head at one position; in parts, as
-    -- the past's values are transposed and the recent ones are not
+    -- the past's values are transposed and the recent ones are not.
+    -- The largest score is taken off before exp only where that is needed, as it takes a pass over
+    -- the scores more. The sum tells: from 1e-12 to 1e18 none that counts was at a bound.
     SELECT p.z
-    FROM (
-        SELECT array_agg(s.score) AS score, max(s.score) AS largest
-        FROM (SELECT -(k.k <#> q) * scale AS score
-              FROM (SELECT unnest((_attend_cached.past).k) AS k
-                    UNION ALL SELECT unnest(recent_k)) AS k
-              OFFSET 0) AS s
-    ) AS s
+    FROM gpt2._exp_scores(q, (_attend_cached.past).k, recent_k, scale, 0) AS plain
     CROSS JOIN LATERAL (
-        -- not yet divided by their sum
-        SELECT array_agg(u.weight) AS weight, sum(u.weight) AS total,
-               coalesce(cardinality((_attend_cached.past).k), 0) AS n_past
-        FROM (SELECT gpt2._exp(unnest(s.score) - s.largest) AS weight) AS u
+        SELECT plain.past, plain.recent, plain.total WHERE plain.total BETWEEN 1e-12 AND 1e18
+    UNION ALL
+        SELECT s.past, s.recent, s.total
+        FROM (
+            SELECT max(-(k.k <#> q) * scale) AS largest
+            FROM (SELECT unnest((_attend_cached.past).k) AS k
+                  UNION ALL SELECT unnest(recent_k)) AS k
+            HAVING NOT plain.total BETWEEN 1e-12 AND 1e18
+        ) AS l
+        CROSS JOIN LATERAL
+            gpt2._exp_scores(q, (_attend_cached.past).k, recent_k, scale, -l.largest) AS s
     ) AS e
     CROSS JOIN LATERAL (
         SELECT sum(part.z)
         FROM (
-            SELECT ARRAY(SELECT -(unnest((_attend_cached.past).v) <#> w.past) / e.total)::vector
-            FROM (SELECT e.weight[:e.n_past]::vector AS past OFFSET 0) AS w
-            WHERE e.n_past > 0
+            SELECT ARRAY(SELECT -(unnest((_attend_cached.past).v) <#> e.past) / e.total)::vector
+            WHERE e.past IS NOT NULL
         UNION ALL
             -- weights below 1e-12 add nothing, and could underflow
-            SELECT gpt2._fill(CASE WHEN u.weight > 1e-12 * e.total
-                                   THEN u.weight / e.total ELSE 0 END, vector_dims(q)) * u.v
-            FROM (SELECT unnest(e.weight[e.n_past + 1:]) AS weight, unnest(recent_v) AS v) AS u
+            SELECT gpt2._fill(CASE WHEN u.e > 1e-12 * e.total
+                                   THEN u.e / e.total ELSE 0 END, vector_dims(q)) * u.v
+            FROM (SELECT unnest(e.recent) AS e, unnest(recent_v) AS v) AS u
         ) AS part (z)
     ) AS p (z);
 END;
