@@ -23,13 +23,14 @@ COMMENT ON TYPE gpt2._context IS
 
 
 CREATE FUNCTION gpt2._advance(
-    context gpt2._context, start gpt2._context, m gpt2.model, n_stop int, burst int,
-    sampler gpt2._sampler, bounds gpt2._bounds, steer gpt2.steering[]
+    context gpt2._context, start gpt2._context, past gpt2._past[], m gpt2.model, n_stop int,
+    burst int, sampler gpt2._sampler, bounds gpt2._bounds, steer gpt2.steering[]
 ) RETURNS gpt2._context
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
     -- The unread positions together, for reading a weight takes as long as multiplying it; at the
     -- text's end the next token, which is then the one unread, until burst tokens are chosen.
+    -- past: in place of start's, as to put it there is to copy it.
     WITH RECURSIVE before AS (
         SELECT b.*, cardinality((start).tokens) AS n_prompt,
                (coalesce(context, start)).y[b.n_past + b.n_recent] AS y
@@ -61,8 +62,9 @@ BEGIN ATOMIC
         ) AS new
         CROSS JOIN LATERAL (
             SELECT p.y, p.kv
-            FROM gpt2._extend(s.tokens, b.n_past, coalesce((context).past, (start).past),
-                              s.recent, new.n, m, steer) AS p
+            FROM gpt2._extend(s.tokens, b.n_past,
+                              coalesce((context).past, _advance.past, (start).past), s.recent,
+                              new.n, m, steer) AS p
             WHERE new.n > 0
         UNION ALL
             SELECT NULL, NULL WHERE new.n = 0
@@ -93,7 +95,8 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (
         -- rows of a join and no subquery, whose result is copied
         SELECT r.past
-        FROM gpt2._remember(coalesce((context).past, (start).past), s.recent, m) AS r
+        FROM gpt2._remember(coalesce((context).past, _advance.past, (start).past), s.recent,
+                            m) AS r
         WHERE full_chunk
     UNION ALL
         SELECT (context).past WHERE NOT full_chunk
@@ -105,11 +108,11 @@ COMMENT ON FUNCTION gpt2._advance IS
 
 -- An aggregate keeps one state, where a recursive query would keep them all.
 CREATE AGGREGATE gpt2._advance_all(
-    start gpt2._context, m gpt2.model, n_stop int, burst int, sampler gpt2._sampler,
-    bounds gpt2._bounds, steer gpt2.steering[]
+    start gpt2._context, past gpt2._past[], m gpt2.model, n_stop int, burst int,
+    sampler gpt2._sampler, bounds gpt2._bounds, steer gpt2.steering[]
 ) (
     SFUNC = gpt2._advance, STYPE = gpt2._context, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE gpt2._advance_all(
-    gpt2._context, gpt2.model, int, int, gpt2._sampler, gpt2._bounds, gpt2.steering[]
+    gpt2._context, gpt2._past[], gpt2.model, int, int, gpt2._sampler, gpt2._bounds, gpt2.steering[]
 ) IS 'the context after as many chunks as there are rows';

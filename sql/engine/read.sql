@@ -228,6 +228,13 @@ RETURN ARRAY(SELECT unnest((pieces[i]).x) FROM unnest(gpt2._in_order(pieces)) AS
 COMMENT ON FUNCTION gpt2._x_of IS 'the residual stream at the positions of all chunks';
 
 
+CREATE FUNCTION gpt2._n_chunks(context gpt2._context)
+RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (cardinality((context).tokens) - (context).n_past) / gpt2._chunk();
+COMMENT ON FUNCTION gpt2._n_chunks IS 'whole chunks of a prompt that are unread';
+
+
 CREATE FUNCTION gpt2._is_long(context gpt2._context, m gpt2.model)
 RETURNS boolean
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -235,46 +242,54 @@ LANGUAGE sql STABLE PARALLEL SAFE
 -- of its time, in which it would compute 40 million. Without workers the gain is that the past is
 -- copied once, the loss that each block plans anew, 5 ms. With a model as wide as GPT-2 small 64
 -- positions are long, and 160 without workers.
-RETURN (cardinality((context).tokens) - (context).n_past) / gpt2._chunk() * gpt2._chunk()
-    * 12 * (m).n_embd::float8 ^ 2
+RETURN gpt2._n_chunks(context) * gpt2._chunk() * 12 * (m).n_embd::float8 ^ 2
     >= CASE WHEN current_setting('max_parallel_workers_per_gather')::int > 1
             THEN 4.5e8 ELSE 1.1e9 END;
 COMMENT ON FUNCTION gpt2._is_long IS
     'whether so much of a prompt is unread that reading it by chunks pays';
 
 
--- Rows and a setting, so that it is not inlined: the planner looks at it only where a text is long,
--- and what it gives is kept once.
+-- A setting, so that the planner looks at it only where a text is long. In a SELECT list its rows
+-- are handed over one by one; in FROM all of them, the whole past, would be kept until the end.
+CREATE FUNCTION gpt2._read_blocks(start gpt2._context, m gpt2.model, steer gpt2.steering[])
+RETURNS TABLE (past gpt2._past[], y vector[])
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 13
+SET plan_cache_mode = force_generic_plan
+BEGIN ATOMIC
+    SELECT (b.reading).past,
+           CASE WHEN (b.reading).block = (m).n_layer THEN gpt2._x_of((b.reading).pieces) END
+    FROM (
+        -- as a window function the aggregate gives a row a block, of which only the past is kept
+        SELECT gpt2._read_each((start).tokens, (start).n_past, gpt2._n_chunks(start), (start).past,
+                               m, _read_blocks.steer)
+                   OVER (ORDER BY n ROWS UNBOUNDED PRECEDING) AS reading
+        FROM generate_series(0, (m).n_layer) AS n
+    ) AS b;
+END;
+COMMENT ON FUNCTION gpt2._read_blocks IS
+    'whole unread chunks of a context: block by block its past with them, in the end their '
+    'activations';
+
+
 CREATE FUNCTION gpt2._read_long(start gpt2._context, m gpt2.model, steer gpt2.steering[])
 RETURNS TABLE (n_past int, past gpt2._past[], y vector[])
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
-SET plan_cache_mode = force_generic_plan
 BEGIN ATOMIC
     -- What is read begins where a chunk does: recent positions are read again.
-    WITH context AS (
-        SELECT (start).tokens, (start).n_past,
-               (cardinality((start).tokens) - (start).n_past) / gpt2._chunk() AS n_chunk
-    ), block AS (
-        -- as a window function the aggregate gives a row a block, of which only the past is kept
-        SELECT gpt2._read_each(c.tokens, c.n_past, c.n_chunk, (start).past, m, _read_long.steer)
-                   OVER (ORDER BY n ROWS UNBOUNDED PRECEDING) AS reading
-        FROM context AS c
-        CROSS JOIN generate_series(0, (m).n_layer) AS n
+    WITH block AS (
+        SELECT gpt2._read_blocks(start, m, _read_long.steer) AS read
     ), value AS (
-        SELECT unnest((b.reading).past) AS past,
-               unnest(CASE WHEN (b.reading).block = (m).n_layer
-                           THEN gpt2._x_of((b.reading).pieces) END) AS y
-        FROM block AS b
+        SELECT unnest((b.read).past) AS past, unnest((b.read).y) AS y FROM block AS b
     ), read AS (
-        SELECT gpt2._collect(v.past) FILTER (WHERE v.past IS NOT NULL) AS past,
-               array_agg(v.y) FILTER (WHERE v.y IS NOT NULL) AS y, count(v.y) AS n
+        SELECT gpt2._n_chunks(start) * gpt2._chunk() AS n_new, count(v.y) AS n,
+               gpt2._collect(v.past) FILTER (WHERE v.past IS NOT NULL) AS past,
+               array_agg(v.y) FILTER (WHERE v.y IS NOT NULL) AS y
         FROM value AS v
     )
-    SELECT c.n_past + c.n_chunk * gpt2._chunk(), r.past,
-           (start).y[:c.n_past] || CASE WHEN r.n = c.n_chunk * gpt2._chunk() THEN r.y
-                                        ELSE gpt2._incomplete(r.y, m) END
-    FROM context AS c
-    CROSS JOIN read AS r;
+    SELECT (start).n_past + r.n_new, r.past,
+           (start).y[:(start).n_past] || CASE WHEN r.n = r.n_new THEN r.y
+                                              ELSE gpt2._incomplete(r.y, m) END
+    FROM read AS r;
 END;
 COMMENT ON FUNCTION gpt2._read_long IS
     'a context''s past and activations once its unread chunks are read, all that are whole';

@@ -63,25 +63,26 @@ CREATE FUNCTION gpt2._run(
 ) RETURNS gpt2._context
 LANGUAGE sql STABLE PARALLEL SAFE
 BEGIN ATOMIC
-    SELECT CASE WHEN keep AND (a.context).past IS NULL AND (r.start).past IS NOT NULL
-                THEN ROW((a.context).tokens, (a.context).n_past, (r.start).past,
-                         (a.context).recent, (a.context).y, (a.context).steps, (a.context).bytes,
+    SELECT CASE WHEN keep AND (a.context).past IS NULL AND r.past IS NOT NULL
+                THEN ROW((a.context).tokens, (a.context).n_past, r.past, (a.context).recent,
+                         (a.context).y, (a.context).steps, (a.context).bytes,
                          (a.context).logprobs, (a.context).finish_reason)::gpt2._context
                 ELSE a.context END
     FROM (
-        SELECT _run.start WHERE NOT gpt2._is_long(_run.start, m)
+        SELECT _run.start, (_run.start).past WHERE NOT gpt2._is_long(_run.start, m)
     UNION ALL
-        SELECT ROW((_run.start).tokens, l.n_past, l.past, NULL, l.y, (_run.start).steps,
+        SELECT ROW((_run.start).tokens, l.n_past, NULL, NULL, l.y, (_run.start).steps,
                    (_run.start).bytes, (_run.start).logprobs,
-                   (_run.start).finish_reason)::gpt2._context
+                   (_run.start).finish_reason)::gpt2._context,
+               l.past
         FROM gpt2._read_long(_run.start, m, _run.steer) AS l
         WHERE gpt2._is_long(_run.start, m)
-    ) AS r (start)
+    ) AS r (start, past)
     CROSS JOIN LATERAL (
         -- the prompt, and the chosen tokens but for the last, which need not be read
-        SELECT gpt2._advance_all(i.start, m, n_stop, n_stop, sampler, bounds, _run.steer)
+        SELECT gpt2._advance_all(i.start, i.past, m, n_stop, n_stop, sampler, bounds, _run.steer)
                    AS context
-        FROM (SELECT r.start) AS i
+        FROM (SELECT r.start, r.past) AS i
         CROSS JOIN LATERAL generate_series(
             1, greatest(1, ceil((greatest(cardinality((i.start).tokens), n_stop - 1)
                                  - (i.start).n_past) / gpt2._chunk()::numeric)::int))

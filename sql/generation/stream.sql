@@ -29,13 +29,13 @@ COMMENT ON FUNCTION gpt2._progress IS 'the last step of a context';
 
 
 CREATE AGGREGATE gpt2._advance_each(
-    start gpt2._context, m gpt2.model, n_stop int, burst int, sampler gpt2._sampler,
-    bounds gpt2._bounds, steer gpt2.steering[]
+    start gpt2._context, past gpt2._past[], m gpt2.model, n_stop int, burst int,
+    sampler gpt2._sampler, bounds gpt2._bounds, steer gpt2.steering[]
 ) (
     SFUNC = gpt2._advance, STYPE = gpt2._context, FINALFUNC = gpt2._progress, PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE gpt2._advance_each(
-    gpt2._context, gpt2.model, int, int, gpt2._sampler, gpt2._bounds, gpt2.steering[]
+    gpt2._context, gpt2._past[], gpt2.model, int, int, gpt2._sampler, gpt2._bounds, gpt2.steering[]
 ) IS 'what the last of as many steps did as there are rows';
 
 
@@ -61,7 +61,7 @@ BEGIN ATOMIC
         -- subqueries, not columns of a join: a window function keeps copies of the rows it is given
         SELECT i AS n,
                gpt2._advance_each(
-                   (SELECT context FROM read), (SELECT r.m FROM request AS r),
+                   (SELECT context FROM read), NULL, (SELECT r.m FROM request AS r),
                    (SELECT r.n_stop FROM request AS r), 1, (SELECT r.sampler FROM request AS r),
                    (SELECT r.bounds FROM request AS r), (SELECT r.steer FROM request AS r)
                ) OVER (ROWS UNBOUNDED PRECEDING) AS p
