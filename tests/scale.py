@@ -58,6 +58,12 @@ def create_database(name: str, server: Cluster) -> str:
     return uri
 
 
+def of_prompts(query: str, n: int) -> str:
+    """The page's query with its numbers, of so many prompts."""
+    [twelve] = re.findall(r"generate_series\(1, \d+\)", query)
+    return query.replace(twelve, f"generate_series(1, {n})")
+
+
 def use_postgres_fdw(hub: str, servers: dict[str, Cluster]) -> None:
     """Makes a database one that asks these servers."""
     with psycopg.connect(hub, autocommit=True) as conn:
@@ -103,15 +109,12 @@ def measure(servers: dict[str, Cluster], n: int, n_prompts: int) -> list[float]:
     use_postgres_fdw(hub, chosen)
     with psycopg.connect(hub, autocommit=True) as conn:
         conn.execute("DELETE FROM prompt")
-        conn.execute(
-            "INSERT INTO prompt SELECT n, 'The number ' || n FROM generate_series(1, %s) AS n",
-            [n_prompts],
-        )
+        conn.execute(of_prompts(block("INSERT INTO prompt"), n_prompts))
         counts = conn.execute("SELECT count(*) FROM prompt GROUP BY tableoid").fetchall()
         result = [max(counts)[0] / n_prompts, seconds(conn, block("SELECT id, completion"))]
         if has(servers["a"], "plproxy"):
             use_plproxy(hub, chosen)
-            result.append(seconds(conn, block("WITH batch")))
+            result.append(seconds(conn, of_prompts(block("WITH batch"), n_prompts)))
     return result
 
 

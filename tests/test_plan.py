@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 import subprocess
 import sys
+from itertools import accumulate, pairwise
 from statistics import fmean, quantiles
 
 import ciw
@@ -14,7 +16,7 @@ import pytest
 from conftest import ROOT, cases
 
 from plan.calls import Call, Callers
-from plan.queueing import Queue, erlang_b, erlang_c, least_servers
+from plan.queueing import Queue, erlang_b, erlang_c, least_servers, responses
 
 #: service times: all alike, as calls of the same tokens nearly are; spread; and exponential ones, as quantiles
 ALIKE = [1.0]
@@ -56,6 +58,26 @@ def test_erlang_c(load):
         last = a**servers / math.factorial(servers) / (1 - load)
         states = math.fsum(a**n / math.factorial(n) for n in range(servers))
         assert erlang_c(servers, a) == pytest.approx(last / (states + last))
+
+
+def test_responses():
+    """By ciw, given the same calls; and by hand: the third waits for the first, the fourth for the second."""
+    assert responses(2, [0, 0, 1, 1, 9], [2, 4, 1, 1, 1]) == [2, 4, 2, 3, 1]
+    rng = random.Random(1)
+    moments = list(accumulate(rng.expovariate(2) for _ in range(300)))
+    times = [rng.uniform(0.2, 2) for _ in moments]
+    network = ciw.create_network(
+        arrival_distributions=[
+            ciw.dists.Sequential([b - a for a, b in pairwise([0, *moments])] + [math.inf])
+        ],
+        service_distributions=[ciw.dists.Sequential(times)],
+        number_of_servers=[3],
+    )
+    simulation = ciw.Simulation(network)
+    simulation.simulate_until_max_time(moments[-1] + 1000)
+    records = sorted(simulation.get_all_records(), key=lambda record: record.arrival_date)
+    expected = [record.exit_date - record.arrival_date for record in records]
+    assert responses(3, moments, times) == pytest.approx(expected)
 
 
 def test_a_queue_that_grows_for_ever():
@@ -165,7 +187,9 @@ def test_callers(demo_dsn):
     callers = Callers(demo_dsn, Call(prompt=5, tokens=3))
     times, throughput = callers.in_turn(clients=2, each=3)
     assert len(times) == 6 and min(times) > 0 and throughput > 0
-    assert len(callers.at_random(rate=50.0, n=10)) == 10
+    answers = callers.at_random(rate=50.0, n=10)
+    assert len(answers) == 10
+    assert all(0 < answer.service < answer.response for answer in answers)
     callers.close()
     parameters = callers.call.parameters(7, callers.n_vocab)
     assert len(parameters["ids"]) == 5

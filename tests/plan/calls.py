@@ -7,11 +7,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import psycopg
 
+#: a completion, and the seconds that the server had the call
 QUERY = """SELECT gpt2_generate(input_ids => %(ids)s, max_tokens => %(n)s, ignore_eos => true,
-                                model => %(model)s)"""
+                                model => %(model)s),
+                  extract(epoch FROM clock_timestamp() - statement_timestamp())::float8"""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,14 @@ class Call:
         return {"ids": ids, "n": self.tokens, "model": self.model}
 
 
+class Answer(NamedTuple):
+    """Seconds: when a call came, how long its answer took, and how long of that the server had it."""
+
+    moment: float
+    response: float
+    service: float
+
+
 class Callers:
     """Clients of a database, each with a connection of its own while it asks."""
 
@@ -41,15 +52,17 @@ class Callers:
                 "SELECT n_vocab FROM gpt2._chosen_model(%s)", [call.model]
             ).fetchone()
 
-    def ask(self, seed: int) -> None:
-        """One call, which is answered when this comes back."""
+    def ask(self, seed: int) -> float:
+        """One call, which is answered when this comes back; the seconds that the server had it, which
+        are less where it has waited for a server."""
         try:
             conn = self.idle.pop()
         except IndexError:
             conn = psycopg.connect(self.dsn, autocommit=True, prepare_threshold=None)
             self.opened.append(conn)
-        conn.execute(QUERY, self.call.parameters(seed, self.n_vocab))
+        row = conn.execute(QUERY, self.call.parameters(seed, self.n_vocab)).fetchone()
         self.idle.append(conn)
+        return row[1]
 
     def in_turn(self, clients: int, each: int) -> tuple[list[float], float]:
         """Seconds of each call where so many clients ask without a pause, and calls a second."""
@@ -71,8 +84,8 @@ class Callers:
         throughput = sum(len(times) / sum(times) for times in of_each)
         return [time for times in of_each for time in times], throughput
 
-    def at_random(self, rate: float, n: int, seed: int = 1) -> list[float]:
-        """Seconds from the moment of each of n calls, which come at random, to its answer."""
+    def at_random(self, rate: float, n: int, seed: int = 1) -> list[Answer]:
+        """n calls, which come at random: so many a second."""
         rng = random.Random(seed)
         moments = []
         moment = 0.0
@@ -83,14 +96,14 @@ class Callers:
         with ThreadPoolExecutor(n) as pool:
             began = time.perf_counter()
 
-            def response(i: int) -> float:
-                self.ask(i)
-                return time.perf_counter() - began - moments[i]
+            def answer(i: int) -> Answer:
+                service = self.ask(i)
+                return Answer(moments[i], time.perf_counter() - began - moments[i], service)
 
             futures = []
             for i, moment in enumerate(moments):
                 time.sleep(max(0.0, began + moment - time.perf_counter()))
-                futures.append(pool.submit(response, i))
+                futures.append(pool.submit(answer, i))
             return [future.result() for future in futures]
 
     def close(self) -> None:

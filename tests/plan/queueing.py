@@ -11,6 +11,7 @@ Times are in seconds, rates in calls a second.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,17 @@ def erlang_c(servers: int, load: float) -> float:
         return 1.0
     blocked = erlang_b(servers, load)
     return blocked / (1 - load / servers * (1 - blocked))
+
+
+def responses(servers: int, moments: Sequence[float], times: Sequence[float]) -> list[float]:
+    """Seconds from the moment of each call to its end, where these calls come to these servers."""
+    free = [0.0] * servers  # a heap: when each server is next
+    result = []
+    for moment, time in zip(moments, times, strict=True):
+        end = max(moment, heapq.heappop(free)) + time
+        heapq.heappush(free, end)
+        result.append(end - moment)
+    return result
 
 
 @dataclass(frozen=True)
