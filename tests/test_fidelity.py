@@ -112,3 +112,20 @@ def test_attention_at_any_scale(seed, n_past, n_recent, scale, shift, bundled_ds
             },
         ).fetchone()
     assert np.abs(np.array(z) - expected).max() <= 1e-5 * np.abs(v).max()
+
+
+@pytest.mark.parametrize("n_past", [0, 3])
+def test_infinite_scores(bundled_dsn, n_past):
+    """There is no softmax of them. Nothing that loads has any; what is edited by hand may."""
+    past = "ROW(%(k)s::vector[], %(v)s::vector[])::gpt2._past" if n_past else "NULL"
+    k, v = ["[1e30,0]", "[1,0]", "[2,0]"], ["[1,2,3]", "[1,2,3]"]
+    with (
+        psycopg.connect(bundled_dsn) as conn,
+        pytest.raises(psycopg.errors.DataException, match="NaN not allowed in vector"),
+    ):
+        conn.execute(
+            f"""SELECT a.z
+                FROM gpt2._attend_cached('[1e30,0]', {past}, %(k)s::vector[], %(k)s::vector[],
+                                         1) AS a""",
+            {"k": k, "v": v},
+        )

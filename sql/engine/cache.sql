@@ -62,7 +62,8 @@ BEGIN ATOMIC
     CROSS JOIN LATERAL (
         SELECT plain.past, plain.recent, plain.total WHERE plain.total BETWEEN 1e-12 AND 1e18
     UNION ALL
-        SELECT s.past, s.recent, s.total
+        -- plus 0, or NaN where a score is infinite: then no vector can be made of it, an error
+        SELECT s.past, s.recent, s.total + 0 * l.largest
         FROM (
             SELECT max(-(k.k <#> q) * scale) AS largest
             FROM (SELECT unnest((_attend_cached.past).k) AS k
@@ -79,8 +80,8 @@ BEGIN ATOMIC
             WHERE e.past IS NOT NULL
         UNION ALL
             -- weights below 1e-12 add nothing, and could underflow
-            SELECT gpt2._fill(CASE WHEN u.e > 1e-12 * e.total
-                                   THEN u.e / e.total ELSE 0 END, vector_dims(q)) * u.v
+            SELECT gpt2._fill(CASE WHEN u.e / e.total < 1e-12 THEN 0
+                                   ELSE u.e / e.total END, vector_dims(q)) * u.v
             FROM (SELECT unnest(e.recent) AS e, unnest(recent_v) AS v) AS u
         ) AS part (z)
     ) AS p (z);
