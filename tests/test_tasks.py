@@ -454,7 +454,7 @@ def test_arithmetic_of_score(tx):  # noqa: F811
     assert n["_run"] == 1
     assert n["vector_sub"] == (13 + 24) * 24 + 23
     assert n["vector_negative_inner_product"] == (
-        (N_LINEAR + 2 * 13) * 24 + 24 * (24 * 25 // 2) + 24 * 32 * 8 + N_VOCAB * 23
+        (N_LINEAR + 2 * 13) * 24 + 24 * (24 * 25 // 2) + 24 * (32 + 1) * 8 + N_VOCAB * 23
     )
 
 
