@@ -16,7 +16,7 @@ COMMENT ON TYPE gpt2._past IS 'keys and values of one head in one block';
 CREATE FUNCTION gpt2._chunk()
 RETURNS int
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
--- A recent position costs attention five times what a past one does (1.2 us a head), and to put a
+-- A recent position costs attention seven times what a past one does (1.2 us a head), and to put a
 -- chunk into the past copies the past once.
 RETURN 16;
 COMMENT ON FUNCTION gpt2._chunk IS 'positions in a chunk';
@@ -28,8 +28,7 @@ RETURNS TABLE (past vector, recent float8[], total float8)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
 BEGIN ATOMIC
     -- exp(shift + q . k * scale), but from exp(-60) to exp(60), so that float32 has it and its
-    -- products with values. To add up a vector is an inner product: an aggregate of its numbers
-    -- takes five times as long.
+    -- products with values. A vector is added up by an inner product, not number by number.
     SELECT e.past, e.recent,
            CASE WHEN e.past IS NULL THEN 0 ELSE -(e.past <#> gpt2._fill(1, vector_dims(e.past))) END
                + (SELECT sum(r) FROM unnest(e.recent) AS r)
